@@ -1,0 +1,1 @@
+"""How a checkpoint is named, written, verified, ranked and kept: the one place that knows."""

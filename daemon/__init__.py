@@ -1,0 +1,1 @@
+"""Supervises: decides, spawns, watches, tells. Never imports torch."""

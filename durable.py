@@ -1,0 +1,104 @@
+"""Files that appear whole or not at all, and JSON that other programs can read. Knows nothing about what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """JSON as the standard has it: a NaN or an Infinity raises ValueError instead of becoming a word no parser knows."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and only then give it the name."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda file: _write_all(file, text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, dumps(value, indent=1) + "\n")
+
+
+def sync_directory(directory: Path) -> None:
+    """A rename is durable only once its directory is (fsync(2), NOTES)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LineLog:
+    """An append-only file of whole lines: each `append` is one write(2), so that a reader never sees a line torn by us."""
+
+    def __init__(self, path: Path, *, fsync: bool) -> None:
+        self.path = path
+        self._fsync = fsync
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._end_torn_line()
+
+    def append(self, line: str) -> None:
+        """Raises ValueError for a line with a line break in it, OSError when the disk refuses."""
+        if "\n" in line:
+            raise ValueError("a line holds no line break")
+        payload = (line + "\n").encode()
+        written = os.write(self._descriptor, payload)
+        while written < len(payload):  # only a full disk or a signal gets here
+            written += os.write(self._descriptor, payload[written:])
+        if self._fsync:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _end_torn_line(self) -> None:
+        """A writer that was killed may have left half a line; ours must not be glued to it."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                return
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                os.write(self._descriptor, b"\n")
+
+
+def read_lines(path: Path, offset: int = 0, *, limit: int = 4 << 20) -> tuple[list[bytes], int]:
+    """The whole lines that stand after byte `offset`, and the offset behind them; at most about `limit` bytes at once.
+
+    A last line without its line break is still being written and is left for the next call. A file that is not there
+    yet has no lines.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(limit)
+            if block and b"\n" not in block:  # one line longer than the limit: read on to its end, if it has one
+                block += file.readline()
+    except FileNotFoundError:
+        return [], offset
+    end = block.rfind(b"\n") + 1
+    return block[:end].splitlines(), offset + end
+
+
+def _write_all(file: IO[bytes], payload: bytes) -> None:
+    file.write(payload)

@@ -1,0 +1,131 @@
+"""What the evaluator is asked and what it answers. No torch.
+
+Requests come as JSON lines on its standard input, answers leave as JSON lines on its standard output; a report is a file
+that appears whole. The end of the input means that the daemon is gone: the evaluator leaves too.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ..section import Record
+from .metrics import Scores
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    SINGLE_CLASS = "single-class"
+    """The network predicts one class everywhere although the truth has more; the score is kept and flagged."""
+    NOT_FINITE = "not-finite"
+    """Logits were NaN or Inf: argmax of NaN is class 0, so there is no score at all."""
+    FAILED = "failed"
+    """The evaluator could not score it (crash, out of memory, time limit); the reason is in the event."""
+    CORRUPT = "corrupt"
+    """Its bytes are not what its manifest says; it lies in quarantine/."""
+
+
+class EvaluatorSpec(Record):
+    run_dir: Path
+    """Absolute."""
+    data_lock: str = "run.lock.toml"
+    cache_dir: Path
+    device: str
+    batch_size: int
+    threads: int
+
+
+class Request(Record):
+    """Score this checkpoint on these splits."""
+
+    manifest: str
+    """Relative to the run directory."""
+    attempt: int
+    epoch: int
+    sha256: str
+    """Of the weights, as the daemon knows it: a file that has changed since is corrupt."""
+    splits: tuple[str, ...]
+
+
+class EvaluationReport(Record):
+    """The scores of one checkpoint on one split. Fractions, not percent; `None` where there is no score."""
+
+    attempt: int
+    epoch: int
+    step: int
+    split: str
+    verdict: Verdict
+    scores: Scores | None
+    """`None` when the verdict says that there is none."""
+    confusion: list[list[int]] | None
+    """int64 (C, C), rows = truth, columns = prediction, over every counted pixel of the split."""
+    class_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    policy: str
+    """In words: which classes the means average over, at which resolution, and what was ignored."""
+    images: int
+    skipped_images: int = 0
+    ignored_pixels: int
+    counted_pixels: int
+    seconds: float
+    device: str
+    checkpoint_sha256: str
+    data_fingerprint: str
+    message: str = ""
+    """What was not finite, or which class is the only one."""
+
+
+def report_path(run_dir: Path, attempt: int, epoch: int, split: str) -> Path:
+    return run_dir / "evaluations" / f"attempt{attempt:03d}_epoch{epoch}_{split}.json"
+
+
+class Ready(Record):
+    """torch and the data are loaded; requests are read from here on."""
+
+    kind: Literal["ready"] = "ready"
+    device: str
+    seconds: float
+
+
+class Working(Record):
+    """So many images done: what a time limit is measured from."""
+
+    kind: Literal["working"] = "working"
+    what: str
+    """`loading`, or the split that is being scored."""
+    done: int
+    total: int
+
+
+class Scored(Record):
+    kind: Literal["scored"] = "scored"
+    attempt: int
+    epoch: int
+    split: str
+    report: str
+    """Relative to the run directory."""
+
+
+class Refused(Record):
+    """No report: the checkpoint could not be read or scored. The evaluator goes on with the next request."""
+
+    kind: Literal["refused"] = "refused"
+    attempt: int
+    epoch: int
+    reason: Literal["corrupt", "missing", "foreign", "out-of-memory", "error"]
+    message: str
+
+
+class Done(Record):
+    """The request is answered; the next one may follow."""
+
+    kind: Literal["done"] = "done"
+    attempt: int
+    epoch: int
+
+
+Answer = Annotated[Ready | Working | Scored | Refused | Done, Field(discriminator="kind")]
+ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)

@@ -1,0 +1,36 @@
+"""Every TensorBoard tag that segwatch writes, in one list. The x-axis of all of them is the global optimizer step.
+
+`tensorboard/train` is written by the worker alone and `tensorboard/eval` by the daemon alone: one writer per directory.
+"""
+
+from __future__ import annotations
+
+TRAIN_LOSS = "train/loss"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_LR = "train/lr"
+TRAIN_IMAGES_PER_SECOND = "train/images_per_second"
+TRAIN_EPOCH = "train/epoch"
+TRAIN_MEMORY_MB = "train/memory_mb"
+AMP_SCALE = "train/amp_scale"
+AMP_SKIPPED_STEPS = "train/amp_skipped_steps"
+
+EVALUATION = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice")
+"""Written as `val/<figure>` and `test/<figure>`."""
+
+INCIDENTS = "incidents"
+ALERTS = "alerts"
+ATTEMPT = "attempt"
+
+
+def evaluation(split: str, figure: str) -> str:
+    """`test/miou`, `val/fwiou`, ..."""
+    return f"{split}/{figure}"
+
+
+def class_iou(split: str, name: str) -> str:
+    """`test_iou/<class>`: one group per split, one curve per class."""
+    return f"{split}_iou/{name}"
+
+
+def epoch(split: str) -> str:
+    return f"{split}/epoch"

@@ -1,0 +1,247 @@
+"""All that the daemon knows of a worker: the spec it is given, the lines it writes, how it ends. No torch.
+
+Worker and daemon share files only, so that either may die alone.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ..section import Record
+from .config import Amp, LossConfig, ModelConfig, Optimizer
+
+JOURNAL = "journal.jsonl"
+SPEC = "spec.json"
+EXIT = "exit.json"
+LOG = "worker.log"
+WORKER_LOCK = "worker.lock"
+"""Held (flock) by the worker from before it exists, and inherited by whatever it starts: free means the GPU is free."""
+WORKER_LOCK_FD = "SEGWATCH_LOCK_FD"
+"""Environment variable that tells the worker which inherited descriptor is the lock."""
+
+
+class ExitCode(IntEnum):
+    FINISHED = 0
+    CRASHED = 1
+    """An exception that nobody foresaw; Python's own exit code for it."""
+    UNSTABLE = 10
+    OUT_OF_MEMORY = 11
+    STOPPED = 12
+    """Asked to stop: state saved at a step boundary."""
+    PERMANENT = 78
+    """Configuration, data or import: trying again cannot help (EX_CONFIG)."""
+
+
+class Cause(StrEnum):
+    """What went wrong, in the words of the alert codes."""
+
+    NAN_LOSS = "nan-loss"
+    INF_GRADIENTS = "inf-gradients"
+    NAN_WEIGHTS = "nan-weights"
+    AMP_UNSTABLE = "amp-unstable"
+    OUT_OF_MEMORY = "out-of-memory"
+    WORKER_CRASHED = "worker-crashed"
+    WORKER_HUNG = "worker-hung"
+
+
+class DrillKind(StrEnum):
+    NAN_LOSS = "nan-loss"
+    INF_GRADIENTS = "inf-gradients"
+    POISON_BATCHNORM = "poison-batchnorm"
+    NAN_WEIGHTS = "nan-weights"
+    OUT_OF_MEMORY = "out-of-memory"
+    KILL = "kill"
+    HANG = "hang"
+    CRASH = "crash"
+
+
+class Drill(Record):
+    """A fault made on purpose, once, while global step `step` (from 1) is under way."""
+
+    kind: DrillKind
+    step: Annotated[int, Field(ge=1)]
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> Drill:
+        """From KIND@STEP. Raises ValueError that lists the kinds."""
+        match = re.fullmatch(r"([a-z-]+)@([1-9]\d*)", text)
+        if match is None or match[1] not in set(DrillKind):
+            raise ValueError(f"{text!r} is not KIND@STEP with a step from 1 and a kind of: {', '.join(DrillKind)}")
+        return cls(kind=DrillKind(match[1]), step=int(match[2]))
+
+
+class AttemptSpec(Record):
+    """Every effective value of one attempt. Paths are relative to the run directory unless they are absolute."""
+
+    run_dir: Path
+    """Absolute."""
+    attempt: int
+    resume_from: str | None
+    """A manifest (`checkpoints/checkpoint_epoch2.json`), or `None` for a fresh start."""
+    lr: float
+    """The base learning rate, applied after the state is loaded: loading would restore the old one."""
+    amp: Amp
+    batch_size: int
+    accumulate: int
+    optimizer: Optimizer
+    schedule: Literal["constant", "poly", "cosine"] = "constant"
+    weight_decay: float
+    momentum: float
+    clip_grad_norm: float
+    seed: int
+    epochs: int
+    """The last epoch of the run, counted from its first."""
+    device: str = "auto"
+    threads: int = 0
+    recovery_seconds: float
+    model: ModelConfig
+    loss: LossConfig
+    data_lock: str = "run.lock.toml"
+    """Where the resolved data stands."""
+    cache_dir: Path
+    """Absolute: the pre-scaled pixels, shared by worker, evaluator and later runs."""
+    config_hash: str
+    drills: tuple[Drill, ...] = ()
+    """Only those that have not happened yet."""
+
+    @property
+    def directory(self) -> Path:
+        return attempt_dir(self.run_dir, self.attempt)
+
+
+def attempt_dir(run_dir: Path, attempt: int) -> Path:
+    return run_dir / "attempts" / f"{attempt:03d}"
+
+
+class _Line(Record):
+    time: float
+    """Seconds since the epoch, for people; nothing is decided by it."""
+
+
+class Started(_Line):
+    """The first line: what is really in force, read back from the optimizer after loading."""
+
+    kind: Literal["started"] = "started"
+    attempt: int
+    pid: int
+    lr: float
+    amp: Amp
+    batch_size: int
+    accumulate: int
+    device: str
+    parameters: int
+    epoch: int
+    """Completed epochs at the resume point."""
+    step: int
+    """Completed optimizer steps at the resume point."""
+    steps_per_epoch: int
+    epochs: int
+
+
+class Phase(_Line):
+    """The worker enters a phase, or gets on inside `loading`, which has no steps but may be long."""
+
+    kind: Literal["phase"] = "phase"
+    phase: Literal["loading", "first-step", "training", "saving"]
+    done: int | None = None
+    total: int | None = None
+
+
+class Progress(_Line):
+    """About one a second. A figure that is not finite is `None` and named in `nonfinite`."""
+
+    kind: Literal["progress"] = "progress"
+    step: int
+    epoch: int
+    """The epoch under way, from 1."""
+    step_in_epoch: int
+    loss: float | None
+    """Mean over the steps since the last line."""
+    grad_norm: float | None
+    """Before clipping, at the last step."""
+    lr: float
+    images_per_second: float
+    p99_step_seconds: float
+    """Over the last few hundred steps: what hang detection multiplies."""
+    amp_scale: float | None = None
+    skipped_steps: int = 0
+    """Optimizer steps skipped so far in this attempt; under fp16 a few are normal."""
+    memory_mb: float | None = None
+    """Peak device memory, or resident memory on the CPU."""
+    nonfinite: tuple[str, ...] = ()
+
+
+class CheckpointLine(_Line):
+    """A manifest was committed."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    role: Literal["initial", "epoch", "recovery"]
+    epoch: int
+    step: int
+    manifest: str
+    """Relative to the run directory."""
+    sha256: str
+    """Of the weights."""
+    train_loss: float | None = None
+    """Mean over the epoch, where the checkpoint closes one."""
+    seconds: float
+    """How long saving held up training."""
+
+
+class DrillLine(_Line):
+    """Written and flushed before the fault is made, so that it happens once even when it kills the worker."""
+
+    kind: Literal["drill"] = "drill"
+    drill: Drill
+
+
+class Trouble(_Line):
+    """Something went wrong. `fatal` says whether the worker leaves because of it."""
+
+    kind: Literal["trouble"] = "trouble"
+    cause: Cause
+    step: int
+    epoch: int
+    """The epoch under way, from 1."""
+    message: str
+    evidence: dict[str, float | int | str | None] = {}
+    fatal: bool
+    incident: str | None = None
+    """Directory with the batch and the random states, relative to the run directory."""
+
+
+class Finished(_Line):
+    """The last line of a worker that left by itself."""
+
+    kind: Literal["finished"] = "finished"
+    outcome: Literal["finished", "unstable", "out-of-memory", "permanent", "stopped", "crashed"]
+    epoch: int
+    step: int
+
+
+JournalLine = Annotated[
+    Started | Phase | Progress | CheckpointLine | DrillLine | Trouble | Finished, Field(discriminator="kind")
+]
+JOURNAL_LINE: TypeAdapter[JournalLine] = TypeAdapter(JournalLine)
+
+
+class ExitRecord(Record):
+    """exit.json: why the worker left. Its absence means that it was killed."""
+
+    code: ExitCode
+    cause: Cause | None
+    message: str
+    step: int
+    epoch: int
+    """Completed epochs."""
+    stepped: bool
+    """Whether this attempt completed a step: what fails before that is not tried again."""
+    traceback: str | None = None
