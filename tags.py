@@ -20,6 +20,7 @@ EVALUATION = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice")
 INCIDENTS = "incidents"
 ALERTS = "alerts"
 ATTEMPT = "attempt"
+OVERLAYS = "overlays"
 
 
 def evaluation(split: str, figure: str) -> str:

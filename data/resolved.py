@@ -1,4 +1,4 @@
-"""What the audit settled, frozen in run.lock.toml: the files of each split and the classes. Knows nothing about pixels."""
+"""What the audit settled, frozen in run.lock.toml: the files of each split, the classes. Knows nothing about pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from ..errors import ConfigError
 from ..section import Record
@@ -41,7 +42,7 @@ class ResolvedData(Record):
     """In ascending id; the position is the training index, so that the network's channel c is classes[c]."""
     splits: dict[str, tuple[Pair, ...]]
     """`train`, `val` and `test`, each sorted by name."""
-    skipped: dict[str, int] = {}
+    skipped: dict[str, int] = Field(default_factory=dict)
     """How many files each split lost to `on_bad_file = "skip"`; shown beside every score."""
 
     @property
@@ -66,7 +67,7 @@ class ResolvedData(Record):
         return self.classes[index].pixels.get(split, 0) / total if total else None
 
     def fingerprint(self, split: str) -> str:
-        """Changes with the list of files, their size and time, the classes and the scale: one score series per value."""
+        """Changes with the files, their size and time, the classes and the scale: one score series per value."""
         digest = hashlib.sha256(repr((self.class_ids, self.scale)).encode())
         for pair in self.splits[split]:
             for name in (pair.image, pair.mask):

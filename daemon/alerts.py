@@ -1,0 +1,105 @@
+"""Pending, firing, resolved: turns what holds now into what has changed, and writes alerts.log for 3 a.m."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..durable import LineLog
+from .events import AlertChanged, AlertState, Event, Evidence
+from .rules import Alert
+
+
+def changes(known: Mapping[str, AlertChanged], now: Iterable[Alert], moment: float) -> list[AlertChanged]:
+    """What to record so that `known` (by fingerprint) becomes `now`. Nothing is repeated while nothing changes."""
+    holding = {alert.fingerprint: alert for alert in now}
+    changed = [
+        record
+        for alert in holding.values()
+        if (record := _advance(known.get(alert.fingerprint), alert, moment)) is not None
+    ]
+    for fingerprint, old in known.items():
+        if old.state is not AlertState.RESOLVED and fingerprint not in holding:
+            changed.append(old.model_copy(update={"state": AlertState.RESOLVED}))
+    return changed
+
+
+def _advance(old: AlertChanged | None, alert: Alert, moment: float) -> AlertChanged | None:
+    state = AlertState.PENDING if alert.pending else AlertState.FIRING
+    again = old is None or old.state is AlertState.RESOLVED
+    if old is not None and not again:
+        if old.state is AlertState.FIRING:
+            state = AlertState.FIRING  # once it fires it stays so until it no longer holds
+        if old.state is state and old.action == alert.action:
+            return None
+    return AlertChanged(
+        fingerprint=alert.fingerprint,
+        code=alert.code,
+        severity=alert.severity,
+        state=state,
+        since=moment if old is None or again else old.since,
+        cause=alert.cause,
+        evidence=alert.evidence,
+        action=alert.action,
+        advice=alert.advice,
+        drill=alert.drill,
+    )
+
+
+class AlertLog:
+    """alerts.log: one block per change, appended. Pending alerts are not news and stay out."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._log = LineLog(run_dir / "alerts.log", fsync=False)
+
+    def handle(self, moment: float, event: Event) -> None:
+        if isinstance(event, AlertChanged) and event.state is not AlertState.PENDING:
+            for line in alert_lines(event, moment):
+                self._log.append(line)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def alert_lines(alert: AlertChanged, moment: float) -> list[str]:
+    """The block of one alert: what, cause, evidence, action, advice; a resolved one in a single line."""
+    drill = f" [DRILL {alert.drill}]" if alert.drill else ""
+    head = f"{stamp(moment)} {alert.state.upper():8} {alert.severity.upper():8} {alert.code}{drill}"
+    if alert.state is AlertState.RESOLVED:
+        return [f"{head}: over after {duration(moment - alert.since)}. It was: {alert.cause}"]
+    return [
+        head,
+        f"    cause:    {alert.cause}",
+        f"    evidence: {evidence_words(alert.evidence)}",
+        f"    action:   {alert.action}",
+        f"    advice:   {alert.advice}",
+    ]
+
+
+def evidence_words(evidence: Evidence) -> str:
+    return ", ".join(f"{name} {_figure(value)}" for name, value in evidence.items()) or "none"
+
+
+def stamp(moment: float | None = None) -> str:
+    """UTC, to the second, as ISO 8601 has it."""
+    return datetime.fromtimestamp(time.time() if moment is None else moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `5 h 02 min`, `2 d 3 h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _figure(value: float | str | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

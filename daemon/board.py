@@ -1,0 +1,127 @@
+"""TensorBoard for scores, incidents and alerts: the one writer of `tensorboard/eval`. No torch.
+
+The x-axis is the global step, as in `tensorboard/train`. After a roll-back the points beyond it are purged, so that no
+curve runs twice over the same steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
+from tensorboard.compat.proto.event_pb2 import SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from .. import tags
+from .alerts import evidence_words
+from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
+from .history import History
+from .words import sentence
+
+log = logging.getLogger(__name__)
+IMAGE_LIMIT_BYTES = 8 << 20
+
+
+class Board:
+    """Writes each fact as it comes and flushes after it: what is recorded can be seen."""
+
+    def __init__(self, run_dir: Path, history: History) -> None:
+        self._run_dir = run_dir
+        self._history = history
+        self._directory = run_dir / "tensorboard" / "eval"
+        self._writer: EventFileWriter | None = None
+        self._step = max((epoch.step for epoch in history.epochs.values()), default=0)
+        """The newest step that anything was written at."""
+
+    def handle(self, moment: float, event: Event) -> None:
+        match event:
+            case ScoreRecorded():
+                self._score(moment, event)
+            case IncidentOpened():
+                self._text(moment, tags.INCIDENTS, event.step, _incident_words(event))
+            case AlertChanged() if event.state is AlertState.FIRING:
+                self._text(moment, tags.ALERTS, self._last_step(), _alert_words(event))
+            case AttemptPlanned():
+                self._purge_from(event.resume_step + 1)
+                self._text(moment, tags.ATTEMPT, event.resume_step, sentence(event) or "")
+            case _:
+                return
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _score(self, moment: float, score: ScoreRecorded) -> None:
+        epoch = self._history.epochs[score.attempt, score.epoch]
+        if epoch.moved == "superseded":
+            return  # its steps belong to another line now; results.csv has the row
+        self._step = max(self._step, score.step)
+        names = self._history.created.class_names if self._history.created else ()
+        values = [(tags.evaluation(score.split, figure), getattr(score, figure)) for figure in tags.EVALUATION]
+        values += [(tags.class_iou(score.split, name), iou) for name, iou in zip(names, score.class_iou, strict=False)]
+        values.append((tags.epoch(score.split), float(score.epoch)))
+        for tag, value in values:
+            if value is not None:
+                self._add(moment, score.step, scalar_pb(tag, value))
+        picture = self._run_dir / "evaluations" / "overlays" / f"attempt{score.attempt:03d}_epoch{score.epoch}.png"
+        if score.split == "test" and picture.exists() and picture.stat().st_size < IMAGE_LIMIT_BYTES:
+            self._add(moment, score.step, _image(tags.OVERLAYS, picture))
+
+    def _text(self, moment: float, tag: str, step: int, words: str) -> None:
+        self._add(moment, step, text_pb(tag, words))
+
+    def _purge_from(self, step: int) -> None:
+        """TensorBoard drops what an earlier file holds from this step on. Works only when every file begins so."""
+        session = SessionLog(status=SessionLog.START)
+        writer = self._open()
+        writer.add_event(BoardEvent(wall_time=time.time(), step=step, session_log=session))
+
+    def _last_step(self) -> int:
+        current = self._history.current
+        return self._step if current is None else max(self._step, current.plan.resume_step)
+
+    def _add(self, moment: float, step: int, summary: Summary) -> None:
+        try:
+            self._open().add_event(BoardEvent(wall_time=moment, step=step, summary=summary))
+        except OSError:
+            self._writer = None  # it never recovers by itself; the next fact opens a new file
+            raise
+
+    def _open(self) -> EventFileWriter:
+        if self._writer is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventFileWriter(str(self._directory))
+            self._purge_from(self._step + 1)
+        return self._writer
+
+
+def _incident_words(incident: IncidentOpened) -> str:
+    place = f"attempt {incident.attempt}, epoch {incident.epoch}"
+    return f"**{sentence(incident)}**\n\n{place}: {evidence_words(incident.evidence)}"
+
+
+def _alert_words(alert: AlertChanged) -> str:
+    return "\n\n".join(
+        (
+            f"**{sentence(alert)}**",
+            f"evidence: {evidence_words(alert.evidence)}",
+            f"action: {alert.action}",
+            f"advice: {alert.advice}",
+        )
+    )
+
+
+def _image(tag: str, path: Path) -> Summary:
+    with Image.open(path) as picture:
+        width, height = picture.size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])

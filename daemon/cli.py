@@ -1,0 +1,205 @@
+"""The command line: parse, call, print, exit code. Everything else is imported when a command needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SegwatchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .rundir import RunDir
+
+app = typer.Typer(
+    name="segwatch",
+    help="The night watch for segmentation training: trains, scores every epoch, alerts, and recovers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 finished, 1 gave up, 2 usage, 75 run held by another daemon, 78 configuration or data wrong, "
+    "130 / 143 stopped by Ctrl-C / SIGTERM.",
+)
+
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="A run's directory, or its name below --runs-dir.", show_default="the newest"),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["SEGWATCH_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="run.toml", help="What to train on which data.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run.", show_default="the file's stem")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    drill: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drill",
+            metavar="KIND@STEP",
+            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, inf-gradients, "
+            "poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. May be given several times.",
+        ),
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
+    ] = False,
+) -> None:
+    """Audit the data, train, score every epoch, recover from faults; stay until the end.
+
+    A run that exists goes on: a worker that still trains is adopted, what was missed is scored. Ctrl-C stops at the next
+    step boundary with the state saved; the same command continues.
+    """
+    from ..trainer.contract import Drill
+    from .job import StoppedEarly, run_job
+
+    try:
+        drills = [Drill.parse(text) for text in drill or []]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--drill") from error
+    try:
+        code = run_job(config, name=name, runs_dir=runs_dir, drills=drills, retry=retry, console=_console())
+    except StoppedEarly as stopped:
+        code = stopped.exit_code
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put scenes and runs.")] = Path(
+        "segwatch-demo"
+    ),
+) -> None:
+    """See it work: synthetic aerial scenes, a NaN on purpose, the recovery, the report. About two minutes."""
+    from .demo import run_demo
+    from .job import StoppedEarly
+
+    try:
+        code = run_demo(directory, _console())
+    except StoppedEarly as stopped:
+        code = stopped.exit_code
+    raise typer.Exit(code)
+
+
+@app.command()
+def audit(
+    config: Annotated[Path, typer.Argument(metavar="run.toml", help="The configuration whose data is read.")],
+    json: Json = False,
+) -> None:
+    """Read every mask before anything trains: which classes there are, what is missing, what does not fit."""
+    from rich.console import Console
+
+    from ..data.audit import require
+    from ..data.audit_view import render
+    from .config import load_config
+    from .job import audit_data
+
+    report = audit_data(config, load_config(config), Console(stderr=True) if json else _console())
+    if json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        render(report, _console())
+    require(report)
+
+
+@app.command()
+def status(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
+    """How a run stands: state, health and why, progress, best epoch, alerts firing. Works with the daemon dead."""
+    from . import views
+
+    look = views.look_at(_run(run, runs_dir))
+    if json:
+        _print_json(views.status(look))
+    else:
+        views.print_status(look, _console())
+
+
+@app.command()
+def alerts(
+    run: RunArgument = None,
+    runs_dir: RunsDir = Path("runs"),
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and print each change as it comes.")] = False,
+    json: Json = False,
+) -> None:
+    """What went wrong: cause, evidence, what segwatch did, what you can do."""
+    from . import views
+
+    found = _run(run, runs_dir)
+    if follow:
+        from .following import follow_alerts
+
+        with contextlib.suppress(KeyboardInterrupt):
+            follow_alerts(found, json=json, console=_console())
+        raise typer.Exit(130)
+    look = views.look_at(found)
+    if json:
+        _print_json(views.alerts(look))
+    else:
+        views.print_alerts(look, _console())
+
+
+@app.command()
+def best(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
+    """The best epoch by test and by val, and what choosing by val gives away."""
+    from . import views
+
+    look = views.look_at(_run(run, runs_dir))
+    if json:
+        _print_json(views.best(look))
+    else:
+        views.print_best(look, _console())
+
+
+@app.command()
+def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
+    """Stop a run: the worker saves and leaves, then the daemon. Returns when nothing of it runs any more."""
+    from .stopping import stop_run
+
+    stop_run(_run(run, runs_dir), typer.echo)
+
+
+def main() -> None:
+    """The console script. A person's mistake is explained; a traceback is for --debug and for our own mistakes."""
+    try:
+        app()
+    except SegwatchError as error:
+        if os.environ.get("SEGWATCH_DEBUG"):
+            raise
+        typer.echo(f"segwatch: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _run(run: Path | None, runs_dir: Path) -> RunDir:
+    from .rundir import find_run
+
+    return find_run(run, runs_dir)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_json(value: Any) -> None:
+    from ..durable import dumps
+
+    typer.echo(dumps(value, indent=1))

@@ -1,0 +1,174 @@
+"""run.toml: each room's own table, composed and validated. Knows the names of settings, not what they do."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ..checkpoints.config import CheckpointConfig
+from ..data.config import DataConfig
+from ..durable import dumps
+from ..errors import ConfigError
+from ..evaluator.config import EvaluatorConfig
+from ..section import Section
+from ..trainer.config import LossConfig, ModelConfig, TrainerConfig
+
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class WatchConfig(Section):
+    scan_seconds: Seconds = 2.0
+    """How often everything is looked at; file events only shorten the wait."""
+    hang_floor_seconds: Seconds = 60.0
+    """A worker in training is hung after max(this, 6 x its p99 step) without a step."""
+    first_step_seconds: Seconds = 900.0
+    """Limit for the first step, which may compile and tune."""
+    loading_seconds: Seconds = 900.0
+    """Limit for loading without one more file loaded."""
+    saving_seconds: Seconds = 600.0
+    """Limit for writing one checkpoint."""
+    stop_grace_seconds: Seconds = 60.0
+    """How long a worker may take to save and leave when it is asked to."""
+
+
+class AlertsConfig(Section):
+    patience: Annotated[int, Field(ge=1)] = 10
+    """Epochs without a gain of `min_delta` in test mIoU that make a stall."""
+    min_delta: Fraction = 0.002
+    class_definition_miou: Fraction = 0.10
+    """Under this after three epochs, the class table is the first suspect."""
+    slow_start_miou: Fraction = 0.20
+    """Expected by epoch 10."""
+    needs_debugging_miou: Fraction = 0.30
+    """Expected by epoch 50."""
+    collapse_drop: Fraction = 0.30
+    """A fall by this share of the best test mIoU is a collapse."""
+    best_gap: Fraction = 0.02
+    """Test mIoU lost by choosing the epoch on val, from which on it is worth saying."""
+
+
+class RecoveryConfig(Section):
+    lr_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    amp_first: Literal["off", "bf16"] = "off"
+    """What mixed precision falls back to first when it becomes unstable."""
+    same_cause: Annotated[int, Field(ge=0)] = 3
+    """Restarts for one cause without a newer verified-good epoch."""
+    whole_run: Annotated[int, Field(ge=0)] = 8
+    """Restarts in the whole run."""
+    backoff_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """Wait before a worker that was killed, crashed or hung is started again; doubles each time."""
+    backoff_limit_seconds: Annotated[float, Field(ge=0)] = 300.0
+    wait_for_scores_seconds: Annotated[float, Field(ge=0)] = 900.0
+    """How long a roll-back waits for the evaluator, to know which epoch is verified good."""
+
+
+class RunConfig(Section):
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    watch: WatchConfig = WatchConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
+def load_config(path: Path) -> RunConfig:
+    """Raises ConfigError that holds every mistake of the file at once, each with its key."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", where=path, remedy="give the path of a run.toml"
+        ) from error
+    return parse_config(text, path)
+
+
+def parse_config(text: bytes, where: Path) -> RunConfig:
+    try:
+        table = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not TOML: {error}", where=where, remedy="mend the line that it names") from error
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        mistakes = list(_explain(error))
+        plural = "mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(
+            f"{plural}:\n" + "\n".join(f"  {line}" for line in mistakes),
+            where=where,
+            remedy="mend these keys; the defaults are listed in docs/configuration.md",
+        ) from error
+
+
+def identity_hash(config: RunConfig, class_ids: Sequence[int]) -> str:
+    """Of what makes a checkpoint belong to a run: the network, the classes and the scale."""
+    identity = {"model": config.model.model_dump(mode="json"), "ids": list(class_ids), "scale": config.data.scale}
+    return hashlib.sha256(dumps(identity).encode()).hexdigest()[:16]
+
+
+def changed_keys(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """`section.key` -> (old, new) for every setting that differs."""
+    old, new = dict(_flat(before.model_dump(mode="json"))), dict(_flat(after.model_dump(mode="json")))
+    return {key: (old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    """One line per mistake: the key, what is wrong with it, and the nearest known key for an unknown one."""
+    told: set[str] = set()
+    for mistake in error.errors(include_url=False):
+        location = [part for part in mistake["loc"] if isinstance(part, str)]
+        key = ".".join(str(part) for part in mistake["loc"] if not _is_union_branch(part))
+        match mistake["type"]:
+            case "extra_forbidden":
+                line = f"{key}: unknown key{_nearest(location)}"
+            case "missing":
+                line = f"{key}: missing"
+            case _:
+                shown = mistake["input"]
+                line = f"{key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]} (it is {shown!r})"
+        if line not in told:
+            told.add(line)
+            yield line
+
+
+def _is_union_branch(part: str | int) -> bool:
+    """Pydantic adds the branch of a union to the location; it is no key of the file."""
+    return isinstance(part, str) and ("[" in part or part in {"int", "str"})
+
+
+def _nearest(location: list[str]) -> str:
+    known = _fields_at(RunConfig, location[:-1])
+    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        models = [entry for entry in candidates if isinstance(entry, type) and issubclass(entry, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

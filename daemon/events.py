@@ -1,0 +1,247 @@
+"""The facts of a run, in the order in which they became known: each a line of events.jsonl and a row of state.db.
+
+Facts only: no clock, no file, no decision is taken here. `history` folds them into what the run is now.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ..section import Record
+from ..trainer.config import Amp
+from ..trainer.contract import Cause, Drill
+
+Evidence = dict[str, float | int | str | None]
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    UNSTABLE = "unstable"
+    OUT_OF_MEMORY = "out-of-memory"
+    CRASHED = "crashed"
+    KILLED = "killed"
+    HUNG = "hung"
+    PERMANENT = "permanent"
+    REMEDY_FAILED = "remedy-failed"
+    """The worker's echo says that it runs with other settings than it was given."""
+
+
+class AlertState(StrEnum):
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class RunCreated(Record):
+    kind: Literal["run-created"] = "run-created"
+    config_hash: str
+    epochs: int
+    class_names: tuple[str, ...]
+
+
+class ConfigChanged(Record):
+    """The user's file was edited between two calls of `segwatch run`; these settings hold from here on."""
+
+    kind: Literal["config-changed"] = "config-changed"
+    changes: dict[str, str]
+    epochs: int
+
+
+class DaemonStarted(Record):
+    kind: Literal["daemon-started"] = "daemon-started"
+    pid: int
+    create_time: float
+    host: str
+
+
+class DaemonStopped(Record):
+    kind: Literal["daemon-stopped"] = "daemon-stopped"
+    reason: str
+
+
+class DrillsRequested(Record):
+    kind: Literal["drills-requested"] = "drills-requested"
+    drills: tuple[Drill, ...]
+
+
+class DrillFired(Record):
+    kind: Literal["drill-fired"] = "drill-fired"
+    attempt: int
+    drill: Drill
+
+
+class AttemptPlanned(Record):
+    """Written before anything of it is carried out, so that a remedy counts even if the daemon dies on the way."""
+
+    kind: Literal["attempt-planned"] = "attempt-planned"
+    attempt: int
+    lr: float
+    amp: Amp
+    batch_size: int
+    accumulate: int
+    resume_from: str | None
+    resume_epoch: int
+    """Completed epochs at the resume point."""
+    resume_step: int
+    because: str
+    """In words: what the daemon does and why."""
+    incident: int | None = None
+    """The incident that this attempt answers."""
+    remedy: str | None = None
+    """`lower-lr`, `amp-off`, `bf16`, `micro-batch`, `resume`."""
+    delay_seconds: float = 0.0
+
+
+class AttemptSpawned(Record):
+    kind: Literal["attempt-spawned"] = "attempt-spawned"
+    attempt: int
+    pid: int
+    create_time: float
+
+
+class AttemptStarted(Record):
+    """The worker's echo of what is in force."""
+
+    kind: Literal["attempt-started"] = "attempt-started"
+    attempt: int
+    lr: float
+    amp: Amp
+    device: str
+    parameters: int
+    steps_per_epoch: int
+
+
+class AttemptEnded(Record):
+    kind: Literal["attempt-ended"] = "attempt-ended"
+    attempt: int
+    outcome: Outcome
+    cause: Cause | None
+    message: str
+    step: int
+    epoch: int
+    """Completed epochs."""
+    stepped: bool
+
+
+class EpochCommitted(Record):
+    kind: Literal["epoch-committed"] = "epoch-committed"
+    attempt: int
+    epoch: int
+    step: int
+    manifest: str
+    """Relative to the run directory."""
+    sha256: str
+    finite: bool
+
+
+class EpochMoved(Record):
+    """To `superseded/` by a roll-back, or to `quarantine/` because its bytes are not what was committed."""
+
+    kind: Literal["epoch-moved"] = "epoch-moved"
+    attempt: int
+    epoch: int
+    manifest: str
+    reason: Literal["superseded", "quarantined"]
+
+
+class ScoreRecorded(Record):
+    """One split of one epoch; no figures where the verdict says that there are none."""
+
+    kind: Literal["score"] = "score"
+    attempt: int
+    epoch: int
+    step: int
+    split: str
+    verdict: str
+    miou: float | None
+    fwiou: float | None
+    pixel_accuracy: float | None
+    mean_accuracy: float | None
+    mean_dice: float | None
+    class_iou: tuple[float | None, ...] = ()
+    images: int
+    seconds: float
+    checkpoint_sha256: str
+    message: str = ""
+
+
+class IncidentOpened(Record):
+    kind: Literal["incident"] = "incident"
+    number: int
+    attempt: int
+    cause: Cause
+    step: int
+    epoch: int
+    """The epoch under way, from 1."""
+    message: str
+    evidence: Evidence = {}
+    drill: Drill | None = None
+    fatal: bool
+    """Whether it ended the attempt."""
+
+
+class AlertChanged(Record):
+    kind: Literal["alert"] = "alert"
+    fingerprint: str
+    code: str
+    severity: Severity
+    state: AlertState
+    since: float
+    """Seconds since the epoch at which it began to hold."""
+    cause: str
+    evidence: Evidence
+    action: str
+    advice: str
+    drill: str | None = None
+
+
+class GaveUp(Record):
+    kind: Literal["gave-up"] = "gave-up"
+    reason: str
+    exit_code: int = 1
+
+
+class BudgetsForgiven(Record):
+    """A person asked for another try after segwatch gave up."""
+
+    kind: Literal["budgets-forgiven"] = "budgets-forgiven"
+
+
+class RunFinished(Record):
+    kind: Literal["run-finished"] = "run-finished"
+
+
+Event = Annotated[
+    RunCreated
+    | ConfigChanged
+    | DaemonStarted
+    | DaemonStopped
+    | DrillsRequested
+    | DrillFired
+    | AttemptPlanned
+    | AttemptSpawned
+    | AttemptStarted
+    | AttemptEnded
+    | EpochCommitted
+    | EpochMoved
+    | ScoreRecorded
+    | IncidentOpened
+    | AlertChanged
+    | GaveUp
+    | BudgetsForgiven
+    | RunFinished,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)

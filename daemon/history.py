@@ -1,0 +1,296 @@
+"""What a run is, folded from its facts: attempts, epochs, scores, incidents, alerts. No clock, no file, no decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import assert_never
+
+from ..trainer.contract import Cause, Drill
+from .events import (
+    AlertChanged,
+    AlertState,
+    AttemptEnded,
+    AttemptPlanned,
+    AttemptSpawned,
+    AttemptStarted,
+    BudgetsForgiven,
+    ConfigChanged,
+    DaemonStarted,
+    DaemonStopped,
+    DrillFired,
+    DrillsRequested,
+    EpochCommitted,
+    EpochMoved,
+    Event,
+    GaveUp,
+    IncidentOpened,
+    RunCreated,
+    RunFinished,
+    ScoreRecorded,
+)
+
+SCORED_SPLITS = ("val", "test")
+COLLAPSE_SHARE = 0.7
+"""A checkpoint that keeps less of the best mIoU before it is no place to go back to."""
+
+
+@dataclass
+class Attempt:
+    """One worker process: planned, spawned, started, ended."""
+
+    plan: AttemptPlanned
+    spawned: AttemptSpawned | None = None
+    started: AttemptStarted | None = None
+    ended: AttemptEnded | None = None
+    spawned_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def number(self) -> int:
+        return self.plan.attempt
+
+
+@dataclass
+class Epoch:
+    """One committed epoch of one attempt, with its scores by split."""
+
+    attempt: int
+    epoch: int
+    step: int
+    manifest: str
+    sha256: str
+    finite: bool
+    moved: str | None = None
+    """`superseded` or `quarantined`."""
+    scores: dict[str, ScoreRecorded] = field(default_factory=dict)
+    best_before: float | None = None
+    """Best test mIoU of the epochs scored earlier."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.attempt, self.epoch
+
+    @property
+    def scored(self) -> bool:
+        return all(split in self.scores for split in SCORED_SPLITS)
+
+    @property
+    def weights(self) -> str:
+        """Path of the weights, relative to the run directory."""
+        return str(PurePosixPath(self.manifest).with_suffix(".pth"))
+
+    @property
+    def verified_good(self) -> bool | None:
+        """Finite and scored without collapse, and its bytes are as committed; `None` while that is not known."""
+        if not self.finite or self.moved == "quarantined":
+            return False
+        if not self.scored:
+            return None
+        if any(score.verdict not in {"ok", "single-class"} for score in self.scores.values()):
+            return False
+        miou = self.scores["test"].miou
+        return miou is not None and (self.best_before is None or miou >= COLLAPSE_SHARE * self.best_before)
+
+    def miou(self, split: str) -> float | None:
+        score = self.scores.get(split)
+        return None if score is None else score.miou
+
+
+@dataclass
+class Incident:
+    opened: IncidentOpened
+    at: float
+    forgiven: bool = False
+    """A person has asked for another try since."""
+
+    @property
+    def number(self) -> int:
+        return self.opened.number
+
+
+@dataclass
+class Best:
+    """The epoch with the highest mIoU on one split."""
+
+    epoch: Epoch
+    miou: float
+
+
+class History:
+    """The run as its facts tell it. `apply` is the only way in."""
+
+    def __init__(self) -> None:
+        self.created: RunCreated | None = None
+        self.created_at: float | None = None
+        self.epochs_wanted = 0
+        self.attempts: list[Attempt] = []
+        self.epochs: dict[tuple[int, int], Epoch] = {}
+        self.unscored: dict[tuple[int, int], Epoch] = {}
+        """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt."""
+        self.incidents: list[Incident] = []
+        self.alerts: dict[str, AlertChanged] = {}
+        self.not_finite: list[tuple[int, int]] = []
+        """Epochs whose logits were not finite."""
+        self.best: dict[str, Best] = {}
+        self.drills_requested: list[Drill] = []
+        self.drills_fired: list[tuple[int, Drill]] = []
+        self.gave_up: GaveUp | None = None
+        self.finished = False
+        self.daemon: DaemonStarted | None = None
+        self.stopped_because: str | None = None
+        self.last_at: float | None = None
+
+    @classmethod
+    def of(cls, events: Iterable[tuple[float, Event]]) -> History:
+        history = cls()
+        for moment, event in events:
+            history.apply(moment, event)
+        return history
+
+    def apply(self, moment: float, event: Event) -> None:
+        self.last_at = moment
+        match event:
+            case RunCreated():
+                self.created, self.created_at, self.epochs_wanted = event, moment, event.epochs
+            case ConfigChanged():
+                if event.epochs > self.epochs_wanted:
+                    self.finished = False
+                self.epochs_wanted = event.epochs
+            case DaemonStarted():
+                self.daemon, self.stopped_because = event, None
+            case DaemonStopped():
+                self.stopped_because = event.reason
+            case DrillsRequested():
+                self.drills_requested.extend(event.drills)
+            case DrillFired():
+                self.drills_fired.append((event.attempt, event.drill))
+            case AttemptPlanned():
+                self.attempts.append(Attempt(event))
+            case AttemptSpawned():
+                attempt = self.attempt(event.attempt)
+                attempt.spawned, attempt.spawned_at = event, moment
+            case AttemptStarted():
+                self.attempt(event.attempt).started = event
+            case AttemptEnded():
+                attempt = self.attempt(event.attempt)
+                attempt.ended, attempt.ended_at = event, moment
+            case EpochCommitted():
+                self._commit(event)
+            case EpochMoved():
+                epoch = self.epochs[event.attempt, event.epoch]
+                epoch.manifest, epoch.moved = event.manifest, event.reason
+            case ScoreRecorded():
+                self._score(event)
+            case IncidentOpened():
+                self.incidents.append(Incident(event, moment))
+            case AlertChanged():
+                self.alerts[event.fingerprint] = event
+            case GaveUp():
+                self.gave_up = event
+            case BudgetsForgiven():
+                self.gave_up = None
+                for incident in self.incidents:
+                    incident.forgiven = True
+            case RunFinished():
+                self.finished = True
+            case _:
+                assert_never(event)
+
+    def attempt(self, number: int) -> Attempt:
+        return self.attempts[number - 1]
+
+    @property
+    def current(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def pending_drills(self) -> tuple[Drill, ...]:
+        fired = {drill for _, drill in self.drills_fired}
+        return tuple(drill for drill in self.drills_requested if drill not in fired)
+
+    def lineage(self) -> list[Epoch]:
+        """The epochs that stand, in numeric order: what a roll-back moved away is not among them."""
+        return sorted((epoch for epoch in self.epochs.values() if epoch.moved is None), key=lambda epoch: epoch.epoch)
+
+    def scored_lineage(self, split: str = "test") -> list[tuple[Epoch, float]]:
+        """The standing epochs with a score on `split`, in numeric order."""
+        return [(epoch, miou) for epoch in self.lineage() if (miou := epoch.miou(split)) is not None]
+
+    def not_finite_in(self, attempt: int) -> list[Epoch]:
+        """The standing epochs of an attempt that gave NaN or Inf in evaluation."""
+        return [self.epochs[key] for key in self.not_finite if key[0] == attempt and self.epochs[key].moved is None]
+
+    def firing(self) -> list[AlertChanged]:
+        return [alert for alert in self.alerts.values() if alert.state is AlertState.FIRING]
+
+    def fatal_incidents(self) -> Iterator[Incident]:
+        return (incident for incident in self.incidents if incident.opened.fatal and not incident.forgiven)
+
+    def progressed(self, after_attempt: int, until_attempt: int) -> bool | None:
+        """Whether the attempts after one, up to and with another, left a verified-good epoch; `None` while unknown."""
+        judged = [
+            epoch.verified_good for epoch in self.epochs.values() if after_attempt < epoch.attempt <= until_attempt
+        ]
+        return True if True in judged else None if None in judged else False
+
+    def recovered(self, incident: Incident) -> bool:
+        """Whether training is past it: a verified-good epoch came after it, or the run reached its end."""
+        if self.finished:
+            return True
+        opened = incident.opened
+        if opened.fatal:
+            return any(epoch.attempt > opened.attempt and epoch.verified_good for epoch in self.epochs.values())
+        return any(
+            epoch.attempt >= opened.attempt and epoch.step > opened.step and epoch.verified_good
+            for epoch in self.epochs.values()
+        )
+
+    def answer_to(self, incident: Incident) -> AttemptPlanned | None:
+        """The attempt that was planned because of it."""
+        plans = (attempt.plan for attempt in self.attempts)
+        return next((plan for plan in plans if plan.incident == incident.number), None)
+
+    def drill_behind(self, attempt: int, cause: Cause, step: int) -> Drill | None:
+        """The drill of this attempt that explains a trouble of this cause at this step."""
+        for fired_in, drill in reversed(self.drills_fired):
+            if fired_in == attempt and cause in _CAUSED_BY[drill.kind] and step >= drill.step - 1:
+                return drill
+        return None
+
+    def _commit(self, event: EpochCommitted) -> None:
+        epoch = Epoch(
+            attempt=event.attempt,
+            epoch=event.epoch,
+            step=event.step,
+            manifest=event.manifest,
+            sha256=event.sha256,
+            finite=event.finite,
+        )
+        self.epochs[epoch.key] = self.unscored[epoch.key] = epoch
+
+    def _score(self, event: ScoreRecorded) -> None:
+        epoch = self.epochs[event.attempt, event.epoch]
+        epoch.scores[event.split] = event
+        best = self.best.get(event.split)
+        if event.split == "test":
+            epoch.best_before = None if best is None else best.miou
+        if event.verdict == "not-finite" and epoch.key not in self.not_finite:
+            self.not_finite.append(epoch.key)
+        if epoch.scored:
+            self.unscored.pop(epoch.key, None)
+        if event.miou is not None and (best is None or event.miou > best.miou):
+            self.best[event.split] = Best(epoch, event.miou)
+
+
+_CAUSED_BY: dict[str, frozenset[Cause]] = {
+    "nan-loss": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE}),
+    "inf-gradients": frozenset({Cause.INF_GRADIENTS, Cause.AMP_UNSTABLE}),
+    "poison-batchnorm": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
+    "nan-weights": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
+    "out-of-memory": frozenset({Cause.OUT_OF_MEMORY}),
+    "kill": frozenset({Cause.WORKER_CRASHED}),
+    "hang": frozenset({Cause.WORKER_HUNG}),
+    "crash": frozenset({Cause.WORKER_CRASHED}),
+}

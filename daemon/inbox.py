@@ -1,0 +1,46 @@
+"""The messages that reach the supervisor. Signal handlers, watcher, scheduler and reapers put; one thread takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from ..evaluator.report import Answer
+
+
+@dataclass(frozen=True)
+class Look:
+    """Something may have changed on disk, or it is time to look anyway."""
+
+
+@dataclass(frozen=True)
+class Housekeep:
+    """Time for retention: what is rare and may take a moment."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    signal: int
+
+
+@dataclass(frozen=True)
+class WorkerExited:
+    attempt: int
+    returncode: int | None
+    """As subprocess has it, negative for a signal; `None` for an adopted worker, whose code nobody can read."""
+
+
+@dataclass(frozen=True)
+class EvaluatorSaid:
+    generation: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class EvaluatorExited:
+    generation: int
+    returncode: int
+
+
+Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
+Inbox = SimpleQueue[Message]

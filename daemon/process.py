@@ -1,0 +1,163 @@
+"""Starts, finds and stops process groups. Knows nothing about training, scores or policy.
+
+A process is its pid *and* its create time: pids are reused. Nothing is signalled on a pid alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..trainer.contract import WORKER_LOCK, WORKER_LOCK_FD
+
+POLL_SECONDS = 0.2
+STACKS_SECONDS = 2.0
+WORKER_COMMAND = (sys.executable, "-m", "segwatch.trainer")
+EVALUATOR_COMMAND = (sys.executable, "-m", "segwatch.evaluator")
+
+
+@dataclass(frozen=True)
+class Identity:
+    pid: int
+    create_time: float
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """`None` when there is no such process."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
+
+    def alive(self) -> bool:
+        """Whether this very process still runs; one that only waits to be reaped does not."""
+        try:
+            process = psutil.Process(self.pid)
+            return self._is(process) and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def send(self, number: signal.Signals, *, group: bool = True) -> bool:
+        """Signal the process group that it leads, or it alone; False when it is gone."""
+        if not self.alive():
+            return False
+        try:
+            (os.killpg if group else os.kill)(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _is(self, process: psutil.Process) -> bool:
+        return abs(process.create_time() - self.create_time) < 0.05
+
+
+def myself() -> Identity:
+    found = Identity.of(os.getpid())
+    assert found is not None
+    return found
+
+
+class WorkerLock:
+    """`worker.lock` of a run: held from before a worker exists until nothing that it started is left."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / WORKER_LOCK
+
+    def acquire(self) -> int | None:
+        """An open, locked descriptor to hand to a worker, or `None` while somebody holds it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def free(self) -> bool:
+        descriptor = self.acquire()
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return True
+
+
+def spawn_worker(command: Sequence[str], spec: Path, log: Path, lock_descriptor: int) -> subprocess.Popen[bytes]:
+    """Start a worker in a session of its own, with the lock in its hands and its words in a file.
+
+    Never a pipe: a worker with a pipe dies with the daemon. The caller's copy of the lock is closed.
+    """
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [*command, str(spec)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock_descriptor,),
+                env={**os.environ, WORKER_LOCK_FD: str(lock_descriptor), "PYTHONUNBUFFERED": "1"},
+            )
+    finally:
+        os.close(lock_descriptor)
+
+
+def find_worker(spec: Path) -> Identity | None:
+    """The process that was started with this spec, for a daemon that died before it could note the pid."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(spec) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                return Identity(process.pid, process.create_time())
+    return None
+
+
+def reap(process: subprocess.Popen[bytes], tell: Callable[[int], None]) -> None:
+    """Tell the exit code of our own child, from a thread of its own."""
+    threading.Thread(target=lambda: tell(process.wait()), name=f"reap-{process.pid}", daemon=True).start()
+
+
+def await_adopted(identity: Identity, tell: Callable[[], None]) -> None:
+    """Tell when a process that is not our child is gone; its exit code nobody can read."""
+    pause = threading.Event()
+
+    def watch() -> None:
+        while identity.alive():
+            pause.wait(POLL_SECONDS)
+        tell()
+
+    threading.Thread(target=watch, name=f"await-{identity.pid}", daemon=True).start()
+
+
+def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> threading.Thread:
+    """Ask, wait, then kill the whole group, from a thread: the loop goes on meanwhile.
+
+    With `stacks`, SIGUSR1 first makes the worker write all its stacks to its log.
+    """
+    pause = threading.Event()
+
+    def gone_within(seconds: float) -> bool:
+        for _ in range(max(1, round(seconds / POLL_SECONDS))):
+            if not identity.alive():
+                return True
+            pause.wait(POLL_SECONDS)
+        return not identity.alive()
+
+    def carry_out() -> None:
+        if stacks and identity.send(signal.SIGUSR1, group=False):
+            gone_within(STACKS_SECONDS)
+        identity.send(signal.SIGTERM)
+        if not gone_within(grace_seconds):
+            identity.send(signal.SIGKILL)
+
+    thread = threading.Thread(target=carry_out, name=f"stop-{identity.pid}", daemon=True)
+    thread.start()
+    return thread

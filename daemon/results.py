@@ -1,0 +1,105 @@
+"""results.csv and the best_*.pth links: the scores for other programs. Knows files, not how a score came to be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from pathlib import Path
+
+from ..durable import sync_directory, write_text
+from .events import Event, ScoreRecorded
+from .history import History
+
+COLUMNS = (
+    "attempt",
+    "epoch",
+    "split",
+    "miou",
+    "fwiou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "mean_dice",
+    "images",
+    "seconds",
+    "verdict",
+    "checkpoint_sha256",
+)
+
+
+class ResultsFile:
+    """results.csv: one row per attempt, epoch and split. Written whole once, then only appended to."""
+
+    def __init__(self, run_dir: Path, history: History) -> None:
+        self._path = run_dir / "results.csv"
+        self._written: set[tuple[int, int, str]] = set()
+        rows = [score for _, epoch in sorted(history.epochs.items()) for score in epoch.scores.values()]
+        write_text(self._path, _line(COLUMNS) + "".join(self._row(score) for score in rows))
+
+    def handle(self, moment: float, event: Event) -> None:
+        del moment
+        if isinstance(event, ScoreRecorded) and _key(event) not in self._written:
+            row = self._row(event)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(row)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _row(self, score: ScoreRecorded) -> str:
+        self._written.add(_key(score))
+        return _line([_cell(getattr(score, column)) for column in COLUMNS])
+
+
+class BestFiles:
+    """best_test.pth and best_val.pth: links to the winners' weights, always whole."""
+
+    def __init__(self, run_dir: Path, history: History) -> None:
+        self._run_dir = run_dir
+        self._history = history
+        for split in history.best:
+            self._link(split)
+
+    def handle(self, moment: float, event: Event) -> None:
+        del moment
+        if isinstance(event, ScoreRecorded):
+            best = self._history.best.get(event.split)
+            if best is not None and best.epoch.key == (event.attempt, event.epoch):
+                self._link(event.split)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _link(self, split: str) -> None:
+        source = self._run_dir / self._history.best[split].epoch.weights
+        target = self._run_dir / f"best_{split}.pth"
+        if target.exists() and target.samefile(source):
+            return
+        temporary = self._run_dir / f".best_{split}.{os.getpid()}.tmp"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+        sync_directory(self._run_dir)
+
+
+def _key(score: ScoreRecorded) -> tuple[int, int, str]:
+    return score.attempt, score.epoch, score.split
+
+
+def _cell(value: object) -> str:
+    """An unknown figure is an empty cell; a fraction keeps every digit."""
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,110 @@
+"""Which checkpoint to go back to, and the moves that a roll-back makes. Nothing is overwritten, nothing deleted.
+
+Knows files and manifests; which *kind* of checkpoint is wanted was decided by `policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoints.manifest import Manifest, Role, StoredFile, read_manifest, scan_manifests, verify_file
+from ..durable import sync_directory
+from ..errors import CorruptCheckpointError
+from .history import History
+from .policy import ResumeFrom
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    manifest: str
+    """Relative to the run directory."""
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A checkpoint that is not what was committed."""
+
+    path: Path
+    manifest: Manifest | None
+    message: str
+
+
+def choose(run_dir: Path, history: History, want: ResumeFrom) -> tuple[ResumePoint | None, list[Broken]]:
+    """The newest checkpoint of the wanted kind whose bytes are as committed, and the broken ones met on the way.
+
+    `verified-good`: finite and scored without collapse, else the initial weights. `latest`: anything finite with its
+    training state. `None` means that nothing usable was ever committed: start from the beginning.
+    """
+    broken: list[Broken] = []
+    for path, manifest in _newest_first(run_dir, broken):
+        if manifest.state is None or not _wanted(manifest, history, want):
+            continue
+        if not (path.parent / manifest.state.name).exists():
+            continue  # its training state was let go by retention: scored, but nothing to go on from
+        try:
+            for stored in _files(manifest):
+                verify_file(path.parent, stored)
+        except CorruptCheckpointError as error:
+            broken.append(Broken(path, manifest, str(error)))
+        else:
+            return ResumePoint(str(path.relative_to(run_dir)), manifest.epoch, manifest.step), broken
+    return None, broken
+
+
+def _newest_first(run_dir: Path, broken: list[Broken]) -> list[tuple[Path, Manifest]]:
+    """By step, since a recovery may lie before or after an epoch; unreadable manifests are added to `broken`."""
+    found = []
+    for path in scan_manifests(run_dir / "checkpoints"):
+        try:
+            found.append((path, read_manifest(path)))
+        except CorruptCheckpointError as error:
+            broken.append(Broken(path, None, str(error)))
+    return sorted(found, key=lambda pair: (pair[1].step, pair[1].epoch), reverse=True)
+
+
+def supersede(run_dir: Path, step: int) -> Iterator[tuple[Manifest, str]]:
+    """Move every checkpoint of a later step to `superseded/<attempt>/`; yields its manifest and where it now is.
+
+    Repeatable: what a daemon that died on the way has moved is simply no longer there.
+    """
+    for path in list(scan_manifests(run_dir / "checkpoints")):
+        manifest = read_manifest(path)
+        if manifest.step > step:
+            target = run_dir / "checkpoints" / "superseded" / f"{manifest.attempt:03d}"
+            yield manifest, str(_move(path, manifest, target).relative_to(run_dir))
+
+
+def quarantine(run_dir: Path, path: Path, manifest: Manifest | None) -> str:
+    """Move a broken checkpoint to `quarantine/`; returns where its manifest now is, relative to the run."""
+    attempt = "unknown" if manifest is None else f"{manifest.attempt:03d}"
+    return str(_move(path, manifest, run_dir / "checkpoints" / "quarantine" / attempt).relative_to(run_dir))
+
+
+def _wanted(manifest: Manifest, history: History, want: ResumeFrom) -> bool:
+    if not manifest.finite:
+        return False
+    if want == "latest" or manifest.role is Role.INITIAL:
+        return True
+    epoch = history.epochs.get((manifest.attempt, manifest.epoch))
+    return manifest.role is Role.EPOCH and epoch is not None and epoch.verified_good is True
+
+
+def _files(manifest: Manifest) -> list[StoredFile]:
+    return [manifest.weights] if manifest.state is None else [manifest.weights, manifest.state]
+
+
+def _move(path: Path, manifest: Manifest | None, target: Path) -> Path:
+    """The manifest goes first: a checkpoint whose move was cut short is then simply not committed any more."""
+    target.mkdir(parents=True, exist_ok=True)
+    moved = path.replace(target / path.name)
+    for stored in [] if manifest is None else _files(manifest):
+        source = path.parent / stored.name
+        if source.exists() or source.is_symlink():
+            source.replace(target / stored.name)
+    for directory in (target, path.parent):
+        sync_directory(directory)
+    return moved

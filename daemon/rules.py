@@ -1,0 +1,310 @@
+"""PURE: a run's history in, the alerts that hold now out. No clock, no file, no memory of what was told before.
+
+Thresholds are the field's: under 10 % mIoU after three epochs the classes are wrong; under 20 % at epoch 10 or 30 % at
+epoch 50 somebody should look. A low IoU on a rare class is expected and is no alert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..trainer.contract import Cause
+from .config import AlertsConfig
+from .events import Evidence, Severity
+from .history import Epoch, History, Incident
+
+COLLAPSE_MATTERS_ABOVE = 0.10
+HIDES_TRENDS = frozenset({"worker-crashed", "worker-hung", "nan-loss", "nan-weights", "amp-unstable", "out-of-memory"})
+"""While one of these holds, training is not running: what the scores do is its consequence, not news."""
+TREND_CODES = frozenset({"miou-stall", "slow-start", "needs-debugging"})
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that holds now. The fingerprint tells whether it is the one that held before."""
+
+    fingerprint: str
+    code: str
+    severity: Severity
+    cause: str
+    evidence: Evidence
+    action: str
+    advice: str
+    drill: str | None = None
+    pending: bool = False
+    """Seen, but not yet for long enough to wake somebody."""
+
+
+def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
+    """Every alert that holds, without those that a graver one explains."""
+    alerts = [
+        *_incidents(history),
+        *_broken_checkpoints(history),
+        *_failed_evaluations(history),
+        *_gave_up(history),
+        *_trends(history, config),
+    ]
+    if any(alert.code in HIDES_TRENDS for alert in alerts):
+        alerts = [alert for alert in alerts if alert.code not in TREND_CODES]
+    return alerts
+
+
+# --- what happened -------------------------------------------------------------------------------------------------
+
+_ADVICE: dict[Cause, str] = {
+    Cause.NAN_LOSS: (
+        "If it comes back: look at the batch named in the incident (wrong mask values, an all-ignored image), "
+        'start with a lower lr, keep amp = "off"; RMSprop with momentum 0.999 is a known road to NaN.'
+    ),
+    Cause.INF_GRADIENTS: (
+        "A single one does no harm: that step was skipped. If they gather, lower lr or clip_grad_norm, "
+        "and look at the batch named in the incident."
+    ),
+    Cause.NAN_WEIGHTS: (
+        "Checkpoints from before it are sound and are the only ones segwatch goes back to. "
+        "If it comes back with AMP off, lower lr and look for extreme activations or broken images."
+    ),
+    Cause.AMP_UNSTABLE: 'Train with amp = "bf16" where the GPU has it, or "off": fp16 overflows at 65504.',
+    Cause.OUT_OF_MEMORY: (
+        "See what else uses the GPU (nvidia-smi). BatchNorm is noisy below 4 images: rather lower data.scale or "
+        "base_channels than train long at batch 1."
+    ),
+    Cause.WORKER_CRASHED: (
+        "Read the end of the attempt's worker.log. Exit by SIGKILL without a word is usually the system's "
+        "out-of-memory killer (dmesg) or a person."
+    ),
+    Cause.WORKER_HUNG: (
+        "The stacks at the end of worker.log show where it stood. Common: a data disk that no longer answers, a "
+        "GPU that fell off the bus (dmesg). A legal long step needs a higher watch.hang_floor_seconds."
+    ),
+}
+
+
+def _incidents(history: History) -> Iterator[Alert]:
+    for incident in history.incidents:
+        if history.recovered(incident):
+            continue
+        opened = incident.opened
+        yield Alert(
+            fingerprint=f"incident:{incident.number}",
+            code=opened.cause,
+            severity=Severity.CRITICAL if opened.fatal else Severity.WARNING,
+            cause=opened.message,
+            evidence={"attempt": opened.attempt, "epoch": opened.epoch, "step": opened.step, **opened.evidence},
+            action=_action(history, incident),
+            advice=_ADVICE[opened.cause],
+            drill=None if opened.drill is None else str(opened.drill),
+        )
+
+
+def _action(history: History, incident: Incident) -> str:
+    if not incident.opened.fatal:
+        return "The step was skipped, really: neither weights nor moments saw it. Training goes on."
+    answer = history.answer_to(incident)
+    if answer is not None:
+        return f"{answer.because}. Attempt {answer.attempt} goes on {resume_words(answer.resume_from)}."
+    if history.gave_up is not None:
+        return f"Gave up: {history.gave_up.reason}"
+    return "The worker is stopped; waiting for the evaluator to tell which epoch is good to go back to."
+
+
+def resume_words(manifest: str | None) -> str:
+    """A resume point as a person says it."""
+    if manifest is None:
+        return "from the beginning"
+    stem = manifest.rsplit("/", 1)[-1].removesuffix(".json")
+    if stem == "initial":
+        return "from the initial weights"
+    if stem.startswith("recovery_step"):
+        return f"from step {stem.removeprefix('recovery_step')}"
+    return f"from epoch {stem.removeprefix('checkpoint_epoch')}"
+
+
+def _broken_checkpoints(history: History) -> Iterator[Alert]:
+    for epoch in history.epochs.values():
+        if epoch.moved == "quarantined":
+            message = next((score.message for score in epoch.scores.values()), "")
+            yield Alert(
+                fingerprint=f"checkpoint-corrupt:{epoch.attempt}:{epoch.epoch}",
+                code="checkpoint-corrupt",
+                severity=Severity.CRITICAL,
+                cause=f"the checkpoint of epoch {epoch.epoch} is not what was committed: {message}",
+                evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "committed_sha256": epoch.sha256[:16]},
+                action=f"Moved to {epoch.manifest.rsplit('/', 1)[0]}/; it is neither scored nor resumed from.",
+                advice="Check the disk (dmesg, SMART) and what else writes to the run directory.",
+            )
+
+
+def _failed_evaluations(history: History) -> Iterator[Alert]:
+    for epoch in history.epochs.values():
+        failed = [score for score in epoch.scores.values() if score.verdict == "failed"]
+        if failed:
+            yield Alert(
+                fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
+                code="evaluator-failed",
+                severity=Severity.WARNING,
+                cause=f"epoch {epoch.epoch} could not be scored: {failed[0].message}",
+                evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
+                action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
+                advice='Read evaluator.log. Out of GPU memory: set evaluator.device = "cpu" or a smaller batch_size.',
+            )
+
+
+def _gave_up(history: History) -> Iterator[Alert]:
+    if history.gave_up is not None:
+        best = history.best.get("test")
+        kept = "no epoch was scored" if best is None else f"best test mIoU {best.miou:.4f} of epoch {best.epoch.epoch}"
+        yield Alert(
+            fingerprint="gave-up",
+            code="gave-up",
+            severity=Severity.CRITICAL,
+            cause=history.gave_up.reason,
+            evidence={"attempts": len(history.attempts), "incidents": len(history.incidents)},
+            action=f"The worker stays down. Kept: {kept}; report.md says what happened.",
+            advice="Mend the cause, then `segwatch run … --retry` goes on from the last good state.",
+        )
+
+
+# --- what the scores say -------------------------------------------------------------------------------------------
+
+
+def _trends(history: History, config: AlertsConfig) -> Iterator[Alert]:
+    scored = history.scored_lineage("test")
+    if not scored:
+        return
+    yield from _level(scored, config)
+    yield from _stall(scored, config)
+    yield from _collapse(scored, config)
+    yield from _single_class(scored)
+    yield from _disagreement(history, config)
+
+
+def _level(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
+    latest, _ = scored[-1]
+    best = max(miou for _, miou in scored)
+    evidence: Evidence = {"epoch": latest.epoch, "best_test_miou": round(best, 4)}
+    if latest.epoch >= 50 and best < config.needs_debugging_miou:
+        yield Alert(
+            "needs-debugging",
+            "needs-debugging",
+            Severity.WARNING,
+            f"best test mIoU {best:.1%} at epoch {latest.epoch}; a healthy run is above "
+            f"{config.needs_debugging_miou:.0%} by 50",
+            evidence,
+            "None: training goes on.",
+            "Look at overlays and per-class IoU; check masks against images, scale, and whether train and test are "
+            "alike.",
+        )
+    elif latest.epoch >= 10 and best < config.slow_start_miou:
+        yield Alert(
+            "slow-start",
+            "slow-start",
+            Severity.WARNING,
+            f"best test mIoU {best:.1%} at epoch {latest.epoch}; a healthy run is above "
+            f"{config.slow_start_miou:.0%} by 10",
+            evidence,
+            "None: training goes on.",
+            "Look at the training loss: flat means lr is too low or the masks are wrong; falling means give it time.",
+        )
+    if latest.epoch >= 3 and best < config.class_definition_miou:
+        yield Alert(
+            "class-definition",
+            "class-definition",
+            Severity.CRITICAL,
+            f"test mIoU is still {best:.1%} after {latest.epoch} epochs: under {config.class_definition_miou:.0%} the "
+            "class table is the first suspect",
+            evidence,
+            "None: training goes on.",
+            "Run `segwatch audit run.toml`: ids that are not what their names say, masks read in a wrong format, "
+            "or classes that test has and train has not.",
+        )
+
+
+def _stall(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
+    reference, since = scored[0][1], scored[0][0].epoch
+    for epoch, miou in scored[1:]:
+        if miou > reference + config.min_delta:
+            reference, since = miou, epoch.epoch
+    latest = scored[-1][0].epoch
+    waited = latest - since
+    if 2 * waited >= config.patience:
+        yield Alert(
+            "miou-stall",
+            "miou-stall",
+            Severity.WARNING,
+            f"test mIoU has not gained {config.min_delta:g} since epoch {since}, {waited} epochs ago",
+            {"epoch": latest, "best_epoch": since, "best_test_miou": round(reference, 4), "patience": config.patience},
+            "None: training goes on.",
+            "A plateau is a fair place to lower lr or to stop; `segwatch best` names the epoch to use.",
+            pending=waited < config.patience,
+        )
+
+
+def _collapse(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
+    best_epoch, best = max(scored, key=lambda pair: pair[1])
+    floor = (1 - config.collapse_drop) * best
+    after = [(epoch, miou) for epoch, miou in scored if epoch.epoch > best_epoch.epoch]
+    low = 0
+    for _, miou in reversed(after):
+        if miou >= floor:
+            break
+        low += 1
+    if best >= COLLAPSE_MATTERS_ABOVE and low:
+        epoch, miou = scored[-1]
+        yield Alert(
+            "miou-collapse",
+            "miou-collapse",
+            Severity.CRITICAL,
+            f"test mIoU fell from {best:.1%} (epoch {best_epoch.epoch}) to {miou:.1%}",
+            {"epoch": epoch.epoch, "test_miou": round(miou, 4), "best_test_miou": round(best, 4), "epochs_low": low},
+            "None: training goes on. The best checkpoint is kept, and no roll-back chooses a collapsed epoch.",
+            "One low epoch may be noise; if it stays, the learning rate is too high for this phase.",
+            pending=low < 2,
+        )
+
+
+def _single_class(scored: list[tuple[Epoch, float]]) -> Iterator[Alert]:
+    flagged = 0
+    for epoch, _ in reversed(scored):
+        if epoch.scores["test"].verdict != "single-class":
+            break
+        flagged += 1
+    if flagged:
+        latest = scored[-1][0]
+        yield Alert(
+            "single-class",
+            "single-class",
+            Severity.WARNING,
+            f"the network predicts one class for every test pixel ({latest.scores['test'].message})",
+            {"epoch": latest.epoch, "epochs_in_a_row": flagged},
+            "None: training goes on.",
+            "Normal in the first epoch of an unbalanced set. If it stays: lr too low or too high, or loss.dice is 0.",
+            pending=flagged < 2,
+        )
+
+
+def _disagreement(history: History, config: AlertsConfig) -> Iterator[Alert]:
+    gap = best_gap(history)
+    if gap is None or gap <= config.best_gap or len(history.scored_lineage("test")) < 3:
+        return
+    by_test, by_val = history.best["test"], history.best["val"]
+    yield Alert(
+        "best-disagrees",
+        "best-disagrees",
+        Severity.INFO,
+        f"the best epoch by val ({by_val.epoch.epoch}) is {gap:.4f} mIoU worse on test than the best by test "
+        f"({by_test.epoch.epoch})",
+        {"by_test_epoch": by_test.epoch.epoch, "by_val_epoch": by_val.epoch.epoch, "gap": round(gap, 4)},
+        "Both are kept: best_test.pth and best_val.pth.",
+        "Choosing on the test set is optimistic; a gap this wide says that val is small or unlike test.",
+    )
+
+
+def best_gap(history: History) -> float | None:
+    """Test mIoU that choosing the epoch by val gives away: best by test minus the test mIoU of the best by val."""
+    by_test, by_val = history.best.get("test"), history.best.get("val")
+    if by_test is None or by_val is None:
+        return None
+    chosen = by_val.epoch.miou("test")
+    return None if chosen is None else by_test.miou - chosen

@@ -1,0 +1,204 @@
+"""Every committed epoch, in numeric order, exactly once, on val and test: what to ask next and what an answer means.
+
+Answers become facts; an epoch that cannot be scored gets a row with the reason, so that none is silently missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import assert_never
+
+from pydantic import ValidationError
+
+from ..checkpoints.manifest import read_manifest
+from ..errors import CorruptCheckpointError
+from ..evaluator.report import (
+    Done,
+    EvaluationReport,
+    Ready,
+    Refused,
+    Request,
+    Scored,
+    Verdict,
+    Working,
+    report_path,
+)
+from .events import EpochMoved, Event, ScoreRecorded
+from .history import SCORED_SPLITS, Epoch, History
+from .inbox import EvaluatorExited, EvaluatorSaid
+from .rollback import quarantine
+from .scorer import Scorer
+
+log = logging.getLogger(__name__)
+TRIES = 2
+
+
+class Scoring:
+    """The queue of unscored epochs and the evaluator that works on it. Yields facts; the caller records them."""
+
+    def __init__(self, run_dir: Path, history: History, scorer: Scorer) -> None:
+        self._run_dir = run_dir
+        self._history = history
+        self._scorer = scorer
+        self._looked_for: set[tuple[int, int]] = set()
+        self._failures: Counter[tuple[int, int]] = Counter()
+
+    def tend(self) -> Iterator[Event]:
+        """Keep the evaluator running and busy; facts come where no evaluation is needed to know them."""
+        self._scorer.tend()
+        for epoch in self._without_evaluator():
+            yield from self._known_already(epoch)
+        if self._scorer.idle and self._history.unscored:
+            epoch = min(self._history.unscored.values(), key=lambda epoch: epoch.key)
+            self._scorer.ask(
+                Request(
+                    manifest=epoch.manifest,
+                    attempt=epoch.attempt,
+                    epoch=epoch.epoch,
+                    sha256=epoch.sha256,
+                    splits=_missing(epoch),
+                )
+            )
+
+    def heard(self, said: EvaluatorSaid) -> Iterator[Event]:
+        if not self._scorer.heard(said):
+            return
+        match said.answer:
+            case Scored():
+                yield from self._scored(said.answer)
+            case Refused():
+                yield from self._refused(said.answer)
+            case Done():
+                self._scorer.answered()
+            case Ready() | Working():
+                pass
+            case _:
+                assert_never(said.answer)
+
+    def died(self, exited: EvaluatorExited) -> Iterator[Event]:
+        """An evaluator that died over a checkpoint gets it once more in a fresh process, then the queue goes on."""
+        request = self._scorer.died(exited)
+        if request is not None:
+            message = f"the evaluator died (exit code {exited.returncode}) while scoring it"
+            yield from self._failed(self._history.epochs[request.attempt, request.epoch], message)
+
+    def _without_evaluator(self) -> list[Epoch]:
+        waiting = self._scorer.in_flight
+        return [
+            epoch
+            for epoch in self._history.unscored.values()
+            if waiting is None or epoch.key != (waiting.attempt, waiting.epoch)
+        ]
+
+    def _known_already(self, epoch: Epoch) -> Iterator[Event]:
+        """A report that an earlier daemon did not live to record; a checkpoint that says itself it is not finite."""
+        if not epoch.finite:
+            yield from _rows(epoch, Verdict.NOT_FINITE, "its manifest says that it holds NaN or Inf")
+        elif self._scorer.unable:
+            yield from _rows(epoch, Verdict.FAILED, "the evaluator does not start; see evaluator.log")
+        elif epoch.key not in self._looked_for:
+            self._looked_for.add(epoch.key)
+            for split in _missing(epoch):
+                report = self._report(report_path(self._run_dir, *epoch.key, split))
+                if report is not None and self._is_of(report, epoch):
+                    yield _row_of(report)
+
+    def _scored(self, answer: Scored) -> Iterator[Event]:
+        epoch = self._history.epochs[answer.attempt, answer.epoch]
+        report = self._report(self._run_dir / answer.report)
+        if report is None or not self._is_of(report, epoch):
+            yield from self._failed(epoch, f"its report {answer.report} is not readable or of another checkpoint")
+        elif answer.split not in epoch.scores:
+            yield _row_of(report)
+
+    def _refused(self, answer: Refused) -> Iterator[Event]:
+        epoch = self._history.epochs[answer.attempt, answer.epoch]
+        request = self._scorer.in_flight
+        match answer.reason:
+            case "missing" if request is not None and request.manifest != epoch.manifest:
+                log.info("epoch %d was moved by a roll-back while it was asked for; it is asked for again", epoch.epoch)
+            case "corrupt":
+                yield from self.condemn_file(epoch, answer.message)
+            case "foreign":
+                yield from _rows(epoch, Verdict.FAILED, answer.message)
+            case "missing" | "out-of-memory" | "error":
+                yield from self._failed(epoch, answer.message)
+
+    def condemn_file(self, epoch: Epoch, message: str) -> Iterator[Event]:
+        """Its bytes are not what was committed: out of the way, with a row that says so for every missing score."""
+        path = self._run_dir / epoch.manifest
+        if path.exists():
+            try:
+                manifest = read_manifest(path)
+            except CorruptCheckpointError:
+                manifest = None
+            moved = quarantine(self._run_dir, path, manifest)
+            yield EpochMoved(attempt=epoch.attempt, epoch=epoch.epoch, manifest=moved, reason="quarantined")
+        yield from _rows(epoch, Verdict.CORRUPT, message)
+
+    def _failed(self, epoch: Epoch, message: str) -> Iterator[Event]:
+        self._failures[epoch.key] += 1
+        log.warning("epoch %d of attempt %d: %s", epoch.epoch, epoch.attempt, message)
+        if self._failures[epoch.key] >= TRIES:
+            yield from _rows(epoch, Verdict.FAILED, message)
+
+    def _report(self, path: Path) -> EvaluationReport | None:
+        try:
+            return EvaluationReport.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            log.warning("%s is not a report", path)
+            return None
+
+    @staticmethod
+    def _is_of(report: EvaluationReport, epoch: Epoch) -> bool:
+        return (report.attempt, report.epoch, report.checkpoint_sha256) == (*epoch.key, epoch.sha256)
+
+
+def _missing(epoch: Epoch) -> tuple[str, ...]:
+    return tuple(split for split in SCORED_SPLITS if split not in epoch.scores)
+
+
+def _rows(epoch: Epoch, verdict: Verdict, message: str) -> Iterator[Event]:
+    for split in _missing(epoch):
+        yield ScoreRecorded(
+            attempt=epoch.attempt,
+            epoch=epoch.epoch,
+            step=epoch.step,
+            split=split,
+            verdict=verdict,
+            miou=None,
+            fwiou=None,
+            pixel_accuracy=None,
+            mean_accuracy=None,
+            mean_dice=None,
+            images=0,
+            seconds=0.0,
+            checkpoint_sha256=epoch.sha256,
+            message=message,
+        )
+
+
+def _row_of(report: EvaluationReport) -> ScoreRecorded:
+    scores = report.scores
+    return ScoreRecorded(
+        attempt=report.attempt,
+        epoch=report.epoch,
+        step=report.step,
+        split=report.split,
+        verdict=report.verdict,
+        miou=scores and scores.miou,
+        fwiou=scores and scores.fwiou,
+        pixel_accuracy=scores and scores.pixel_accuracy,
+        mean_accuracy=scores and scores.mean_accuracy,
+        mean_dice=scores and scores.mean_dice,
+        class_iou=tuple(entry.iou for entry in scores.per_class) if scores else (),
+        images=report.images,
+        seconds=report.seconds,
+        checkpoint_sha256=report.checkpoint_sha256,
+        message=report.message,
+    )

@@ -1,0 +1,177 @@
+"""state.db and events.jsonl: the same facts twice, so that either can be rebuilt from the other. Knows no policy.
+
+A fact is first one fsynced line of events.jsonl, then a row of state.db; opening the store brings the one that is
+behind up to the other. SQLite runs with a rollback journal and full sync: WAL has a corruption bug up to 3.51.2.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..durable import LineLog, dumps, read_lines
+from ..errors import SegwatchError
+from .events import EVENT, AlertChanged, AlertState, Event
+
+DATABASE = "state.db"
+EVENTS = "events.jsonl"
+SCHEMA_VERSION = 1
+_SCHEMA = """
+create table events (seq integer primary key, time real not null, kind text not null, body text not null);
+create table notes (key text primary key, value text not null);
+"""
+
+
+class Store:
+    """The one writer. Readers use `read_events`."""
+
+    def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._log_path = run_dir / EVENTS
+        self._database = _open_database(run_dir / DATABASE)
+        self._log = LineLog(self._log_path, fsync=True)
+        self._sequence = self._reconcile()
+
+    def append(self, event: Event) -> float:
+        """Make a fact durable; returns its time. Raises OSError or sqlite3.Error when the disk refuses: then stop."""
+        moment = self._clock()
+        body = event.model_dump(mode="json")
+        self._sequence += 1
+        self._log.append(dumps({"seq": self._sequence, "time": moment, **body}))
+        self._insert(self._sequence, moment, body)
+        return moment
+
+    def note(self, key: str, value: str) -> None:
+        """A reading position or the like: worth keeping, harmless to lose."""
+        with self._database:
+            self._database.execute("insert or replace into notes values (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        row = self._database.execute("select value from notes where key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last fact."""
+        return self._sequence
+
+    def events(self, after: int = 0) -> Iterator[tuple[float, Event]]:
+        """The facts numbered above `after` with their times, oldest first."""
+        return _rows(self._database, after)
+
+    def close(self) -> None:
+        self._log.close()
+        self._database.close()
+
+    def _insert(self, sequence: int, moment: float, body: dict[str, Any]) -> None:
+        row = (sequence, moment, body["kind"], dumps(body))
+        with self._database:
+            self._database.execute("insert into events values (?, ?, ?, ?)", row)
+
+    def _reconcile(self) -> int:
+        """Bring the one that is behind up to the other; returns the last sequence number."""
+        in_database = self._database.execute("select coalesce(max(seq), 0) from events").fetchone()[0]
+        in_log = 0
+        for sequence, moment, body in _log_rows(self._log_path):
+            if sequence > in_database:
+                self._insert(sequence, moment, body)
+            in_log = max(in_log, sequence)
+        rows = self._database.execute("select seq, time, body from events where seq > ? order by seq", (in_log,))
+        for sequence, moment, body in rows.fetchall():
+            self._log.append(dumps({"seq": sequence, "time": moment, **json.loads(body)}))
+        return max(in_log, int(in_database))
+
+
+def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
+    """Every fact with its time, oldest first, whether a daemon is writing or not.
+
+    Raises SegwatchError where no run is.
+    """
+    path = run_dir / DATABASE
+    if not path.exists():
+        raise SegwatchError("no run here: it has no state.db", where=run_dir, remedy="name a run's directory")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
+        yield from _rows(database)
+
+
+class EventTail:
+    """Follows events.jsonl while it grows; each alert change is handed out once."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / EVENTS
+        self._offset = 0
+
+    def alerts(self) -> Iterator[tuple[float, AlertChanged]]:
+        """What was recorded since the last call, pending alerts aside."""
+        lines, self._offset = read_lines(self._path, self._offset)
+        for line in lines:
+            if b'"kind": "alert"' in line:
+                body = json.loads(line)
+                alert = AlertChanged.model_validate(body)
+                if alert.state is not AlertState.PENDING:
+                    yield float(body["time"]), alert
+
+
+def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
+    for moment, body in database.execute("select time, body from events where seq > ? order by seq", (after,)):
+        try:
+            yield moment, EVENT.validate_json(body)
+        except ValidationError as error:
+            raise SegwatchError(f"a fact is not readable by this release: {error}: {body}") from error
+
+
+def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:
+    """The whole lines of events.jsonl; a line that a dying daemon left torn is not a fact."""
+    offset = 0
+    while True:
+        lines, end = read_lines(path, offset)
+        if end == offset:
+            return
+        offset = end
+        for line in lines:
+            try:
+                body = json.loads(line)
+                sequence, moment = int(body.pop("seq")), float(body.pop("time"))
+            except (ValueError, KeyError, AttributeError):
+                continue  # torn by a crash before its fsync returned: never acted on
+            yield sequence, moment, body
+
+
+def _open_database(path: Path) -> sqlite3.Connection:
+    """Open or create; a database that SQLite calls damaged is moved aside and built anew from events.jsonl."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError:
+        path.replace(path.with_name(f"{path.name}.corrupt-{time.time_ns()}"))
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=10)
+    try:
+        database.execute("pragma journal_mode = delete")
+        database.execute("pragma synchronous = full")
+        if database.execute("pragma quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("quick_check failed")
+        version = database.execute("pragma user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise SegwatchError(
+                f"state version {version}, this release knows {SCHEMA_VERSION}",
+                where=path,
+                remedy="use the release of segwatch that began this run",
+            )
+        if version == 0:
+            with database:
+                database.executescript(_SCHEMA + f"pragma user_version = {SCHEMA_VERSION};")
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,45 @@
+"""Removes what retention lets go. What may go is decided by `checkpoints.retention`; nothing else is ever deleted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path, PurePosixPath
+
+from ..checkpoints.config import CheckpointConfig
+from ..checkpoints.retention import Stored, plan
+from .history import Epoch, History
+
+log = logging.getLogger(__name__)
+
+
+def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) -> None:
+    """A file that cannot be removed is told of in the log; the next round tries again."""
+    directory = run_dir / "checkpoints"
+    standing = [_stored(directory, epoch) for epoch in history.lineage() if (run_dir / epoch.manifest).exists()]
+    best = {split: found.epoch.key for split, found in history.best.items()}
+    resumed_from = {attempt.plan.resume_from for attempt in history.attempts[-1:]}
+    for name in plan(
+        standing,
+        keep_epochs=config.keep_epochs,
+        best_by_val=best.get("val"),
+        best_by_test=best.get("test"),
+        in_use={stored.key for stored in standing if f"checkpoints/{stored.manifest}" in resumed_from},
+    ):
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", directory / name, error)
+
+
+def _stored(directory: Path, epoch: Epoch) -> Stored:
+    stem = PurePosixPath(epoch.manifest).stem
+    state = f"{stem}.state.pth"
+    return Stored(
+        attempt=epoch.attempt,
+        epoch=epoch.epoch,
+        weights=f"{stem}.pth",
+        state=state if (directory / state).exists() else None,
+        manifest=f"{stem}.json",
+        evaluated=epoch.scored,
+        verified_good=epoch.verified_good is True,
+    )

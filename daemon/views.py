@@ -1,0 +1,320 @@
+"""What status, alerts and best print, from the facts on disk: read-only, and the same whether a daemon runs or not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..data.resolved import ResolvedData
+from ..trainer.contract import JOURNAL, Progress, attempt_dir
+from . import process
+from .alerts import alert_lines, duration, stamp
+from .events import AlertChanged, AlertState, Outcome, Severity
+from .history import Best, History
+from .journal import tail
+from .rules import best_gap
+from .rundir import LOCK, RunDir
+from .store import read_events
+from .words import percent
+
+RARE_SHARE = 1e-4
+"""Under 0.01 % of the training pixels a low IoU is expected: there is little to learn from."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run as it stands on disk at one moment."""
+
+    run: RunDir
+    history: History
+    progress: Progress | None
+    daemon_alive: bool
+    worker_alive: bool
+
+
+def look_at(run: RunDir) -> Look:
+    history = History.of(read_events(run.path))
+    holder = run.holder()
+    attempt = history.current
+    spawned = None if attempt is None else attempt.spawned
+    lines = [] if attempt is None else tail(attempt_dir(run.path, attempt.number) / JOURNAL)
+    return Look(
+        run=run,
+        history=history,
+        progress=next((line for line in reversed(lines) if isinstance(line, Progress)), None),
+        daemon_alive=holder is not None and holder.alive() is not False and history.stopped_because is None,
+        worker_alive=spawned is not None and process.Identity(spawned.pid, spawned.create_time).alive(),
+    )
+
+
+# --- status --------------------------------------------------------------------------------------------------------
+
+
+def status(look: Look) -> dict[str, Any]:
+    """The figures of `status --json`. Unknown is null."""
+    history, attempt, progress = look.history, look.history.current, look.progress
+    health, reason = _health(look)
+    plan = None if attempt is None else attempt.plan
+    standing = history.lineage()
+    return {
+        "run": str(look.run.path),
+        "state": _state(look),
+        "health": health,
+        "reason": reason,
+        "attempt": plan and plan.attempt,
+        "epoch": progress.epoch if progress else (standing[-1].epoch if standing else None),
+        "epochs": history.epochs_wanted,
+        "step": progress.step if progress else (plan and plan.resume_step),
+        "lr": plan and plan.lr,
+        "amp": plan and plan.amp.value,
+        "batch_size": plan and plan.batch_size,
+        "accumulate": plan and plan.accumulate,
+        "worker_pid": attempt.spawned.pid if attempt and attempt.spawned and look.worker_alive else None,
+        "daemon_alive": look.daemon_alive,
+        "loss": progress and progress.loss,
+        "images_per_second": progress and progress.images_per_second,
+        "skipped_steps": progress and progress.skipped_steps,
+        "unscored": len(history.unscored),
+        "best": best(look)["by_test"],
+        "firing": [alert.code for alert in history.firing()],
+    }
+
+
+def _state(look: Look) -> str:
+    history, attempt = look.history, look.history.current
+    if history.gave_up is not None:
+        return "gave-up"
+    if history.finished:
+        return "finished"
+    if not look.daemon_alive:
+        if look.worker_alive:
+            return "unwatched"
+        return "stopped" if history.stopped_because is not None else "interrupted"
+    if attempt is None or attempt.spawned is None or (attempt.started is None and attempt.ended is None):
+        return "starting"
+    if attempt.ended is None:
+        return "training"
+    return "evaluating" if attempt.ended.outcome is Outcome.FINISHED else "recovering"
+
+
+def _health(look: Look) -> tuple[str, str]:
+    firing = look.history.firing()
+    grave = [alert for alert in firing if alert.severity is Severity.CRITICAL]
+    if grave:
+        return "unhealthy", f"{grave[0].code}: {grave[0].cause}"
+    if _state(look) == "unwatched":
+        return "degraded", "the worker trains, but no daemon watches it: `segwatch run` adopts it"
+    if _state(look) == "interrupted":
+        return "degraded", "daemon and worker are gone before the end: `segwatch run` goes on"
+    warnings = [alert for alert in firing if alert.severity is Severity.WARNING]
+    if warnings:
+        return "degraded", f"{warnings[0].code}: {warnings[0].cause}"
+    return "healthy", "nothing firing"
+
+
+def print_status(look: Look, console: Console) -> None:
+    figures = status(look)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("run", figures["run"])
+    table.add_row("state", f"{figures['state']}, {figures['health']}: {figures['reason']}")
+    if figures["attempt"] is not None:
+        batch = f"{figures['batch_size']} x {figures['accumulate']}"
+        table.add_row("attempt", f"{figures['attempt']}: lr {figures['lr']:g}, AMP {figures['amp']}, batch {batch}")
+        table.add_row("progress", _progress_words(look, figures))
+    winner = figures["best"]
+    if winner is not None:
+        table.add_row("best by test", f"mIoU {percent(winner['miou'])}, epoch {winner['epoch']}: {winner['path']}")
+    if figures["unscored"]:
+        table.add_row("to score", f"{figures['unscored']} epochs")
+    table.add_row("firing", ", ".join(figures["firing"]) or "nothing")
+    console.print(table)
+
+
+def _progress_words(look: Look, figures: dict[str, Any]) -> str:
+    words = f"epoch {figures['epoch']} of {figures['epochs']}, step {figures['step']}"
+    line = look.progress
+    if line is not None:
+        loss = "not finite" if line.loss is None else f"{line.loss:.4f}"
+        words += (
+            f", loss {loss}, {line.images_per_second:.1f} images/s, last word {duration(time.time() - line.time)} ago"
+        )
+        words += f", {line.skipped_steps} skipped steps" if line.skipped_steps else ""
+    return words
+
+
+# --- best ----------------------------------------------------------------------------------------------------------
+
+
+def best(look: Look) -> dict[str, Any]:
+    """`by_test`, `by_val` and the test mIoU that choosing by val gives away."""
+    history = look.history
+    return {
+        "by_test": _winner(look.run.path, history.best.get("test")),
+        "by_val": _winner(look.run.path, history.best.get("val")),
+        "gap": best_gap(history),
+    }
+
+
+def _winner(run_dir: Path, found: Best | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    epoch = found.epoch
+    return {
+        "epoch": epoch.epoch,
+        "attempt": epoch.attempt,
+        "miou": found.miou,
+        "path": str(run_dir / epoch.weights),
+    }
+
+
+def print_best(look: Look, console: Console) -> None:
+    found = best(look)
+    if found["by_test"] is None and found["by_val"] is None:
+        console.print("no epoch has a score yet")
+        return
+    for split in ("test", "val"):
+        winner = found[f"by_{split}"]
+        if winner is not None:
+            console.print(
+                f"best by {split:4}: epoch {winner['epoch']} (attempt {winner['attempt']}), "
+                f"{split} mIoU {percent(winner['miou'])}\n    {winner['path']}",
+                soft_wrap=True,
+                highlight=False,
+            )
+    console.print(gap_words(look.history), soft_wrap=True, highlight=False)
+
+
+def gap_words(history: History) -> str:
+    gap = best_gap(history)
+    if gap is None:
+        return "gap: unknown until both splits are scored"
+    if gap == 0:
+        return "gap: none, val and test choose the same epoch (or one as good)"
+    return f"gap: choosing by val gives away {100 * gap:.2f} points of test mIoU; choosing by test is optimistic by up to that"
+
+
+# --- alerts --------------------------------------------------------------------------------------------------------
+
+
+def alerts(look: Look) -> list[dict[str, Any]]:
+    """Every alert that fires or fired, newest state of each, in order of its beginning."""
+    told = [alert for alert in look.history.alerts.values() if alert.state is not AlertState.PENDING]
+    return [alert_json(alert) for alert in sorted(told, key=lambda alert: alert.since)]
+
+
+def alert_json(alert: AlertChanged) -> dict[str, Any]:
+    return {
+        "code": alert.code,
+        "severity": alert.severity.value,
+        "state": alert.state.value,
+        "since": stamp(alert.since),
+        "cause": alert.cause,
+        "evidence": alert.evidence,
+        "action": alert.action,
+        "advice": alert.advice,
+        "drill": alert.drill,
+        "fingerprint": alert.fingerprint,
+    }
+
+
+def print_alerts(look: Look, console: Console) -> None:
+    told = [alert for alert in look.history.alerts.values() if alert.state is not AlertState.PENDING]
+    if not told:
+        console.print("no alerts")
+    for alert in sorted(told, key=lambda alert: alert.since):
+        moment = alert.since if alert.state is AlertState.FIRING else (look.history.last_at or alert.since)
+        for line in alert_lines(alert, moment):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def print_epochs(history: History, console: Console) -> None:
+    """All epochs that stand, with both scores, and what marks them."""
+    table = Table(title="epochs, scored on val and test", title_justify="left")
+    for column in ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "test pixel acc.", "note"):
+        table.add_column(column, justify="left" if column == "note" else "right")
+    for row in epoch_rows(history):
+        table.add_row(*row)
+    console.print(table)
+
+
+def epoch_rows(history: History) -> list[tuple[str, ...]]:
+    best_keys = {split: found.epoch.key for split, found in history.best.items()}
+    rows: list[tuple[str, ...]] = []
+    for epoch in sorted(history.epochs.values(), key=lambda epoch: epoch.key):
+        test = epoch.scores.get("test")
+        notes = [f"best by {split}" for split in ("test", "val") if best_keys.get(split) == epoch.key]
+        notes += [epoch.moved] if epoch.moved else []
+        notes += sorted({score.verdict for score in epoch.scores.values() if score.verdict != "ok"})
+        rows.append(
+            (
+                str(epoch.epoch),
+                str(epoch.attempt),
+                percent(epoch.miou("val")),
+                percent(epoch.miou("test")),
+                percent(test and test.fwiou),
+                percent(test and test.pixel_accuracy),
+                ", ".join(notes),
+            )
+        )
+    return rows
+
+
+def class_rows(history: History, data: ResolvedData) -> list[tuple[str, ...]]:
+    """Per class of the best epoch by test, worst first: name, share of the training pixels, IoU, a word on rare ones."""
+    found = history.best.get("test")
+    if found is None:
+        return []
+    ious = found.epoch.scores["test"].class_iou
+    rows: list[tuple[str, ...]] = []
+    for index in sorted(range(len(ious)), key=lambda i: (ious[i] is None, ious[i] or 0.0)):
+        share = data.share(index, "train")
+        rare = share is not None and share < RARE_SHARE
+        note = "rare: a low IoU is expected, there is little to learn from" if rare else ""
+        rows.append((data.class_names[index], percent(share, 4), percent(ious[index]), note))
+    return rows
+
+
+def print_classes(history: History, data: ResolvedData, console: Console) -> None:
+    rows = class_rows(history, data)
+    if not rows:
+        return
+    epoch = history.best["test"].epoch.epoch
+    table = Table(title=f"classes of the best epoch by test ({epoch}), worst first", title_justify="left")
+    for column in ("class", "train pixels", "test IoU", "note"):
+        table.add_column(column, justify="left" if column in {"class", "note"} else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def happened(history: History) -> list[str]:
+    """Each incident and its answer in a line or two."""
+    lines = []
+    for incident in history.incidents:
+        opened = incident.opened
+        drill = f" [DRILL {opened.drill}]" if opened.drill else ""
+        answer = history.answer_to(incident)
+        if answer is not None:
+            done = f"attempt {answer.attempt}: {answer.because}"
+        elif not opened.fatal:
+            done = "the step was skipped, training went on"
+        else:
+            done = "no restart"
+        outcome = "recovered" if history.recovered(incident) else "not recovered"
+        lines.append(
+            f"{stamp(incident.at)} {opened.cause}{drill} in epoch {opened.epoch}, step {opened.step}: {opened.message}. "
+            f"-> {done} ({outcome})"
+        )
+    return lines
+
+
+def data_of(run: RunDir) -> ResolvedData:
+    return ResolvedData.load(run.path / LOCK)

@@ -1,0 +1,111 @@
+"""What a fact is called when it is told to a person, in one line. No state, no files, no terminal."""
+
+from __future__ import annotations
+
+from .alerts import duration, evidence_words
+from .events import (
+    AlertChanged,
+    AlertState,
+    AttemptEnded,
+    AttemptPlanned,
+    AttemptSpawned,
+    AttemptStarted,
+    BudgetsForgiven,
+    ConfigChanged,
+    DaemonStopped,
+    DrillFired,
+    DrillsRequested,
+    EpochCommitted,
+    EpochMoved,
+    Event,
+    GaveUp,
+    IncidentOpened,
+    Outcome,
+    RunCreated,
+    RunFinished,
+    ScoreRecorded,
+)
+from .rules import resume_words
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction as people read it; a dash where it is unknown."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def sentence(event: Event) -> str | None:
+    """One line, or `None` for what is not worth one."""
+    match event:
+        case RunCreated():
+            return f"new run: {event.epochs} epochs, {len(event.class_names)} classes: {', '.join(event.class_names)}"
+        case ConfigChanged():
+            return "settings changed: " + ", ".join(f"{key} {change}" for key, change in event.changes.items())
+        case DrillsRequested():
+            return "drills ahead: " + ", ".join(str(drill) for drill in event.drills)
+        case AttemptPlanned():
+            return _planned(event)
+        case AttemptSpawned():
+            return f"attempt {event.attempt}: worker started (pid {event.pid})"
+        case AttemptStarted():
+            size = f"{event.parameters / 1e6:.2f} M parameters"
+            return (
+                f"attempt {event.attempt}: training on {event.device}, {size}, {event.steps_per_epoch} steps an epoch, "
+                f"lr {event.lr:g}, AMP {event.amp}"
+            )
+        case AttemptEnded():
+            return None if event.outcome is Outcome.FINISHED else f"attempt {event.attempt} ended: {event.message}"
+        case DrillFired():
+            return f"DRILL {event.drill}: this fault is made on purpose"
+        case IncidentOpened():
+            drill = f" [DRILL {event.drill}]" if event.drill else ""
+            return f"INCIDENT {event.number:03d} {event.cause}{drill}: {event.message}"
+        case EpochCommitted():
+            return f"epoch {event.epoch} committed (step {event.step})"
+        case EpochMoved():
+            return f"epoch {event.epoch} of attempt {event.attempt} {event.reason}: now in {event.manifest}"
+        case ScoreRecorded():
+            return _scored(event)
+        case AlertChanged():
+            return _alert(event)
+        case GaveUp():
+            return f"GAVE UP: {event.reason}"
+        case BudgetsForgiven():
+            return "restart budgets are fresh again, on request"
+        case DaemonStopped():
+            return f"daemon leaves: {event.reason}"
+        case RunFinished():
+            return "finished: every epoch is trained and scored"
+        case _:
+            return None
+
+
+def _planned(event: AttemptPlanned) -> str:
+    batch = f"batch {event.batch_size}" + (f" x {event.accumulate}" if event.accumulate > 1 else "")
+    wait = f", starting in {duration(event.delay_seconds)}" if event.delay_seconds else ""
+    return (
+        f"attempt {event.attempt} {resume_words(event.resume_from)}: {event.because} "
+        f"(lr {event.lr:g}, AMP {event.amp}, {batch}{wait})"
+    )
+
+
+def _scored(event: ScoreRecorded) -> str:
+    who = f"epoch {event.epoch} {event.split:4}"
+    if event.miou is None:
+        return f"{who}: no score, {event.verdict}: {event.message}"
+    flag = "" if event.verdict == "ok" else f" [{event.verdict}: {event.message}]"
+    return (
+        f"{who}: mIoU {percent(event.miou)}, FWIoU {percent(event.fwiou)}, pixel accuracy "
+        f"{percent(event.pixel_accuracy)} over {event.images} images in {event.seconds:.1f} s{flag}"
+    )
+
+
+def _alert(event: AlertChanged) -> str | None:
+    drill = f" [DRILL {event.drill}]" if event.drill else ""
+    match event.state:
+        case AlertState.PENDING:
+            return None
+        case AlertState.RESOLVED:
+            return f"ALERT resolved {event.code}{drill}"
+        case AlertState.FIRING:
+            evidence = evidence_words(event.evidence)
+            return f"ALERT {event.severity} {event.code}{drill}: {event.cause} ({evidence}). {event.action}"

@@ -1,0 +1,185 @@
+"""The daemon's end of one attempt: its process, its journal, whether it gets on, and how it ended.
+
+Reads what the worker leaves in its directory; shares no pipe and no memory with it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from pydantic import ValidationError
+
+from ..durable import write_text
+from ..trainer.contract import EXIT, JOURNAL, LOG, SPEC, AttemptSpec, Cause, ExitCode, ExitRecord, JournalLine, Trouble
+from . import process
+from .config import WatchConfig
+from .events import AttemptEnded, Evidence, Outcome
+from .inbox import Inbox, WorkerExited
+from .journal import JournalReader, tail
+from .liveness import Liveness
+
+KILL_GRACE_SECONDS = 3.0
+"""For a worker that is to be killed in any case: it stands still, or its numbers are worthless."""
+
+
+@dataclass(frozen=True)
+class Condemned:
+    """Why the daemon itself ends a worker."""
+
+    outcome: Outcome
+    cause: Cause
+    message: str
+    evidence: Evidence
+
+
+class Worker:
+    """One attempt that runs."""
+
+    def __init__(
+        self, spec: AttemptSpec, identity: process.Identity, *, watch: WatchConfig, now: float, offset: int = 0
+    ) -> None:
+        self.spec = spec
+        self.identity = identity
+        self._reader = JournalReader(spec.directory / JOURNAL, offset)
+        self._liveness = Liveness(watch, now)
+        self._grace_seconds = watch.stop_grace_seconds
+        self.condemned: Condemned | None = None
+        self.last_trouble: Trouble | None = None
+
+    @classmethod
+    def spawn(
+        cls, spec: AttemptSpec, lock: int, *, command: Sequence[str], watch: WatchConfig, inbox: Inbox, now: float
+    ) -> Worker:
+        """Write the spec, start the process, and have its exit told to the inbox."""
+        spec.directory.mkdir(parents=True, exist_ok=True)
+        path = spec.directory / SPEC
+        write_text(path, spec.model_dump_json(indent=1) + "\n")
+        child = process.spawn_worker(command, path, spec.directory / LOG, lock)
+        identity = process.Identity.of(child.pid)
+        assert identity is not None, "a child that nobody has waited for has an entry in the process table"
+        process.reap(child, lambda code: inbox.put(WorkerExited(spec.attempt, code)))
+        return cls(spec, identity, watch=watch, now=now)
+
+    @classmethod
+    def adopt(
+        cls, spec: AttemptSpec, identity: process.Identity, *, watch: WatchConfig, inbox: Inbox, now: float, offset: int
+    ) -> Worker:
+        """Take over a worker that an earlier daemon started."""
+        process.await_adopted(identity, lambda: inbox.put(WorkerExited(spec.attempt, None)))
+        return cls(spec, identity, watch=watch, now=now, offset=offset)
+
+    @property
+    def attempt(self) -> int:
+        return self.spec.attempt
+
+    @property
+    def offset(self) -> int:
+        """Up to where the journal was read."""
+        return self._reader.offset
+
+    def read(self, now: float) -> list[JournalLine]:
+        lines = self._reader.read()
+        for line in lines:
+            self._liveness.observe(line, now)
+            if isinstance(line, Trouble):
+                self.last_trouble = line
+        return lines
+
+    def overdue(self, now: float) -> str | None:
+        return None if self.condemned else self._liveness.overdue(now)
+
+    def condemn(self, why: Condemned, *, stacks: bool = False) -> None:
+        """End it because it stands still or its numbers are worthless."""
+        self.condemned = why
+        process.stop(self.identity, grace_seconds=KILL_GRACE_SECONDS, stacks=stacks)
+
+    def ask_to_stop(self) -> None:
+        """Save at the next step boundary and leave; killed when that takes too long."""
+        process.stop(self.identity, grace_seconds=self._grace_seconds)
+
+    def kill(self) -> None:
+        self.identity.send(signal.SIGKILL)
+
+    def ended(self, returncode: int | None, *, asked: bool) -> AttemptEnded:
+        """How it ended, told from its exit record, what the daemon did to it, and its exit code, in this order."""
+        return ending_of(self.spec, returncode, asked=asked, condemned=self.condemned)
+
+
+def ending_of(
+    spec: AttemptSpec, returncode: int | None, *, asked: bool, condemned: Condemned | None = None
+) -> AttemptEnded:
+    """The end of an attempt whose process is gone. `asked` says that this daemon told it to stop."""
+    record = _exit_record(spec.directory / EXIT)
+    outcome, cause, message = _judge(record, returncode, asked=asked, condemned=condemned)
+    step, epoch = _position(spec, record)
+    return AttemptEnded(
+        attempt=spec.attempt,
+        outcome=outcome,
+        cause=cause,
+        message=message,
+        step=step,
+        epoch=epoch,
+        stepped=record.stepped if record else step > 0,
+    )
+
+
+def _judge(
+    record: ExitRecord | None, returncode: int | None, *, asked: bool, condemned: Condemned | None
+) -> tuple[Outcome, Cause | None, str]:
+    if record is not None and record.code is ExitCode.FINISHED:
+        return Outcome.FINISHED, None, record.message
+    if condemned is not None:
+        return condemned.outcome, condemned.cause, condemned.message
+    if asked:
+        return Outcome.STOPPED, None, "stopped on request" if record else "killed on request, without saving"
+    if record is None:
+        return Outcome.KILLED, Cause.WORKER_CRASHED, f"the worker was killed: {_death(returncode)}"
+    match record.code:
+        case ExitCode.FINISHED:
+            raise AssertionError("handled above")
+        case ExitCode.CRASHED:
+            return Outcome.CRASHED, Cause.WORKER_CRASHED, f"the worker crashed: {record.message}"
+        case ExitCode.UNSTABLE:
+            return Outcome.UNSTABLE, record.cause or Cause.NAN_LOSS, record.message
+        case ExitCode.OUT_OF_MEMORY:
+            return Outcome.OUT_OF_MEMORY, Cause.OUT_OF_MEMORY, record.message
+        case ExitCode.STOPPED:
+            return Outcome.KILLED, Cause.WORKER_CRASHED, "somebody else asked the worker to stop (SIGTERM)"
+        case ExitCode.PERMANENT:
+            return Outcome.PERMANENT, None, record.message
+        case _:
+            assert_never(record.code)
+
+
+def _death(returncode: int | None) -> str:
+    if returncode is None:
+        return "it left no exit record"
+    if returncode >= 0:
+        return f"exit code {returncode} without an exit record"
+    return f"signal {signal.Signals(-returncode).name}"
+
+
+def _exit_record(path: Path) -> ExitRecord | None:
+    """`None` means that the worker was killed before it could write one."""
+    try:
+        return ExitRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _position(spec: AttemptSpec, record: ExitRecord | None) -> tuple[int, int]:
+    """The last step and the completed epochs, from the exit record or else from the end of the journal."""
+    if record is not None:
+        return record.step, record.epoch
+    step = epoch = 0
+    for line in tail(spec.directory / JOURNAL):
+        match line.kind:
+            case "started" | "checkpoint":
+                step, epoch = line.step, line.epoch
+            case "progress":
+                step, epoch = line.step, line.epoch - 1
+    return step, epoch

@@ -1,0 +1,354 @@
+"""Scores checkpoint after checkpoint: torch, the device, the network and the pixels are loaded once.
+
+Each answer says what became of one request; a report lies on the disk before it is announced. Knows nothing about
+pipes or processes, about how a checkpoint came to be, or about what is done with its score.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoints.manifest import Architecture
+from ..data.cache import PixelCache, open_cache
+from ..data.resolved import ResolvedData
+from ..durable import dumps, write_text
+from ..errors import ConfigError
+from . import overlays
+from .metrics import Scores, score
+from .reading import Checkpoint, Reason, RefusalError, blueprint, read_checkpoint, refuse_foreign
+from .report import (
+    Answer,
+    Done,
+    EvaluationReport,
+    EvaluatorSpec,
+    Refused,
+    Request,
+    Scored,
+    Verdict,
+    Working,
+    report_path,
+)
+from .scoring import Tally, tally
+
+SPLITS = ("val", "test")
+NAMED = 3
+"""How many images or tensors a message names before it only counts them."""
+
+log = logging.getLogger(__name__)
+
+
+class DeviceLostError(Exception):
+    """The device answers no more. A CUDA fault stays in its process: only a new process helps."""
+
+
+class Evaluator:
+    """Scores the checkpoints of one run on its val and test splits."""
+
+    def __init__(self, spec: EvaluatorSpec, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Load everything. `progress` is told (done, total) images.
+
+        Raises ConfigError for a device that is not there and for data that cannot be read, DeviceLostError for a
+        device that is there and does not work.
+        """
+        self.device = resolve_device(spec.device)
+        self._run_dir = spec.run_dir
+        self._batch_size = spec.batch_size
+        self._data = ResolvedData.load(spec.run_dir / spec.data_lock)
+        self._splits = load_splits(self._data, spec.cache_dir, progress)
+        self._shell: _Shell | None = None
+        if not answers(self.device):
+            raise DeviceLostError(f"{self.device} does not answer")
+
+    def evaluate(self, request: Request) -> Iterator[Answer]:
+        """Score one checkpoint: Working while at it, Scored or Refused, and Done at the end.
+
+        Raises DeviceLostError, behind Refused and Done, where no further request could be served.
+        """
+        lost = False
+        try:
+            yield from self._evaluate(request)
+        except RefusalError as refusal:
+            yield _refused(request, refusal.reason, str(refusal))
+        except Exception as error:
+            # Boundary: one bad checkpoint must not end the evaluator, in whatever way it is bad.
+            log.exception("attempt %d epoch %d could not be scored", request.attempt, request.epoch)
+            yield _refused(request, "error", f"{type(error).__name__}: {error}")
+            lost = not answers(self.device)
+        yield Done(attempt=request.attempt, epoch=request.epoch)
+        if lost:
+            raise DeviceLostError(f"{self.device} answers no more")
+
+    def _evaluate(self, request: Request) -> Iterator[Answer]:
+        checkpoint = read_checkpoint(self._run_dir, request)
+        refuse_foreign(checkpoint, self._data)
+        tries: Sequence[Try] = tries_of(self.device, self._batch_size)
+        for name in request.splits:
+            if name not in self._splits:
+                raise ValueError(f"no split {name!r}: loaded are {', '.join(self._splits)}")
+            split = self._splits[name]
+            started = time.perf_counter()
+            counted, tries = yield from self._tally(checkpoint, split, tries)
+            report = self._report(checkpoint, split, counted, tries[0].device, time.perf_counter() - started)
+            path = write_report(self._run_dir, report)
+            yield Scored(
+                attempt=request.attempt,
+                epoch=request.epoch,
+                split=name,
+                report=path.relative_to(self._run_dir).as_posix(),
+            )
+            if counted.predictions and report.scores is not None:
+                self._draw(report, report.scores, split.cache, counted)
+
+    def _tally(
+        self, checkpoint: Checkpoint, split: Split, tries: Sequence[Try]
+    ) -> Generator[Working, None, tuple[Tally, Sequence[Try]]]:
+        """Count with the first try whose memory suffices; return the tries from that one on, for the next split."""
+        while tries:
+            device, batch_size = tries[0].device, tries[0].batch_size
+            try:
+                passes = tally(
+                    self._network(checkpoint, device),
+                    split.cache,
+                    classes=len(self._data.classes),
+                    device=device,
+                    batch_size=batch_size,
+                    keep=overlays.chosen(len(split.cache)) if split.name == "test" else (),
+                )
+                return (yield from _working(split, passes)), tries
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                log.warning("out of memory on %s with %d images at once: %s", device, batch_size, error)
+            # Behind the except clause, whose traceback still held the tensors.
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            tries = tries[1:]
+        raise RefusalError("out-of-memory", f"not even one image of {split.name} fits into memory")
+
+    def _network(self, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+        """The network with these weights on `device`, built and filled only where it is not already."""
+        architecture = checkpoint.manifest.architecture
+        if self._shell is None or (self._shell.architecture, self._shell.device) != (architecture, device):
+            self._shell = None  # the old one first: there may be no room for two
+            self._shell = _Shell(architecture, device)
+        return self._shell.filled(checkpoint)
+
+    def _report(
+        self, checkpoint: Checkpoint, split: Split, counted: Tally, device: torch.device, seconds: float
+    ) -> EvaluationReport:
+        manifest = checkpoint.manifest
+        verdict, message = judge(counted, split.cache, self._data.class_names, checkpoint.nonfinite)
+        scored = verdict is not Verdict.NOT_FINITE
+        scores = score(counted.confusion) if scored else None
+        return EvaluationReport(
+            attempt=manifest.attempt,
+            epoch=manifest.epoch,
+            step=manifest.step,
+            split=split.name,
+            verdict=verdict,
+            scores=scores,
+            confusion=counted.confusion.tolist() if scored else None,
+            class_ids=self._data.class_ids,
+            class_names=self._data.class_names,
+            policy=policy(scores, len(self._data.classes), self._data.scale),
+            images=counted.images,
+            skipped_images=self._data.skipped.get(split.name, 0),
+            ignored_pixels=counted.ignored_pixels,
+            counted_pixels=counted.counted_pixels,
+            seconds=round(seconds, 3),
+            device=describe(device),
+            checkpoint_sha256=manifest.weights.sha256,
+            data_fingerprint=split.fingerprint,
+            message=message,
+        )
+
+    def _draw(self, report: EvaluationReport, scores: Scores, cache: PixelCache, counted: Tally) -> None:
+        try:
+            overlays.write(
+                overlays.overlay_path(self._run_dir, report.attempt, report.epoch),
+                overlays.draw(
+                    [
+                        overlays.Shown(cache.name(index), cache.item(index), prediction)
+                        for index, prediction in sorted(counted.predictions.items())
+                    ],
+                    self._data.classes,
+                    scores,
+                    title=f"attempt {report.attempt}, epoch {report.epoch}, {report.split}",
+                ),
+            )
+        except Exception:
+            # Boundary: the score stands on the disk already, and a picture of it must not undo that.
+            log.exception("no overlay of attempt %d epoch %d", report.attempt, report.epoch)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pixels of one split, and the fingerprint of the files they came from."""
+
+    name: str
+    cache: PixelCache
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to score a split, given the memory."""
+
+    device: torch.device
+    batch_size: int
+
+
+class _Shell:
+    """A network on a device that takes on one checkpoint's weights after another's."""
+
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+        self.architecture = architecture
+        self.device = device
+        network = blueprint(architecture).to_empty(device=device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
+        self._network: nn.Module = network.eval()
+        self._sha256: str | None = None
+
+    def filled(self, checkpoint: Checkpoint) -> nn.Module:
+        sha256 = checkpoint.manifest.weights.sha256
+        if self._sha256 != sha256:
+            self._sha256 = None  # until every tensor is copied it is nobody's
+            self._network.load_state_dict(checkpoint.weights, strict=True)
+            self._sha256 = sha256
+        return self._network
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> a device of this machine. Raises ConfigError for one that it has not."""
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda:0" if gpus else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and (not number or number.isdecimal()) and int(number or 0) < gpus:
+        return torch.device("cuda", int(number or 0))
+    raise ConfigError(
+        f"there is no device {name!r}: torch sees {gpus} GPUs here",
+        where="evaluator.device",
+        remedy='set it to "auto" or "cpu"' + (f', or to "cuda:0" ... "cuda:{gpus - 1}"' if gpus else ""),
+    )
+
+
+def answers(device: torch.device) -> bool:
+    """Whether the device works. One whose memory is full does: there is a way round that, by the CPU."""
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError as error:
+        return ran_out_of_memory(error)
+    return True
+
+
+def describe(device: torch.device) -> str:
+    """`cpu`, or `cuda:0 (NVIDIA H100)`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def load_splits(
+    data: ResolvedData, cache_dir: Path, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Split]:
+    """Open val and test; `progress` is told (done, total) over both. Raises ConfigError for unreadable files."""
+    names = [name for name in SPLITS if name in data.splits]
+    total = sum(len(data.splits[name]) for name in names)
+    splits: dict[str, Split] = {}
+    for name in names:
+        before = sum(len(split.cache) for split in splits.values())
+        told = None if progress is None else _shifted(progress, before, total)
+        splits[name] = Split(name, open_cache(data, name, cache_dir, progress=told), data.fingerprint(name))
+    return splits
+
+
+def tries_of(device: torch.device, batch_size: int) -> list[Try]:
+    """The batch halved down to one image, and behind a GPU the CPU: slow, but a score."""
+    tries = []
+    while batch_size:
+        tries.append(Try(device, batch_size))
+        batch_size //= 2
+    return [*tries, Try(torch.device("cpu"), 1)] if device.type == "cuda" else tries
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this is an end of memory: torch has a type for it on a GPU, and only words on the CPU and in cuDNN."""
+    words = ("can't allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def judge(
+    counted: Tally, cache: PixelCache, class_names: Sequence[str], nonfinite_weights: Sequence[str]
+) -> tuple[Verdict, str]:
+    """The verdict, and what it rests on in words.
+
+    A non-finite tensor is enough: an infinite running variance makes its channel 0 and the logits look healthy.
+    """
+    if counted.nonfinite or nonfinite_weights:
+        facts = []
+        if counted.nonfinite:
+            images = _named([cache.name(index) for index in counted.nonfinite])
+            facts.append(f"the logits of {len(counted.nonfinite)} of {counted.images} images are NaN or Inf: {images}")
+        if nonfinite_weights:
+            facts.append(f"the checkpoint holds NaN or Inf in {_named(nonfinite_weights)}")
+        return Verdict.NOT_FINITE, "; ".join(facts)
+    if not counted.counted_pixels:
+        return Verdict.OK, "every pixel is ignored: there is nothing to score"
+    predicted = counted.confusion.sum(axis=0).nonzero()[0]
+    true = counted.confusion.sum(axis=1).nonzero()[0]
+    if len(predicted) == 1 and len(true) >= 2:
+        name = class_names[predicted[0]]
+        return Verdict.SINGLE_CLASS, f"{name!r} is predicted everywhere; the truth has {len(true)} classes"
+    return Verdict.OK, ""
+
+
+def policy(scores: Scores | None, classes: int, scale: float) -> str:
+    """What the means are means of, for whoever compares them with another's."""
+    mean = (
+        f"mean over the {scores.classes_averaged} classes with truth or prediction, of the {classes} in use"
+        if scores is not None
+        else f"no score over the {classes} classes in use"
+    )
+    return f"{mean}; scaled to {scale:g}; id 255 and unused ids ignored"
+
+
+def write_report(run_dir: Path, report: EvaluationReport) -> Path:
+    """One JSON object, a field a line, so that the matrix does not fill the screen. Returns its path."""
+    path = report_path(run_dir, report.attempt, report.epoch, report.split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = report.model_dump(mode="json")
+    write_text(path, "{\n" + ",\n".join(f" {dumps(name)}: {dumps(value)}" for name, value in fields.items()) + "\n}\n")
+    return path
+
+
+def _working(split: Split, passes: Generator[int, None, Tally]) -> Generator[Working, None, Tally]:
+    while True:
+        try:
+            done = next(passes)
+        except StopIteration as stop:
+            counted: Tally = stop.value
+            return counted
+        yield Working(what=split.name, done=done, total=len(split.cache))
+
+
+def _refused(request: Request, reason: Reason, message: str) -> Refused:
+    return Refused(attempt=request.attempt, epoch=request.epoch, reason=reason, message=message)
+
+
+def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: progress(before + done, total)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,19 @@
+"""Fixtures that every room shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real aerial tiles and the oracle figures, which are not part of the repository."""
+    directory = Path(os.environ.get("SEGWATCH_SHARED", REPOSITORY.parent / "shared"))
+    if not directory.is_dir():
+        pytest.skip(f"no shared data at {directory}: set SEGWATCH_SHARED to run this test")
+    return directory.resolve()

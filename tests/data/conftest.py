@@ -1,0 +1,86 @@
+"""Small data sets on disk, made anew for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from segwatch.data.config import SPLITS, DataConfig, SplitConfig
+
+TABLE = """
+[classes]
+0 = { name = "water", rgb = [226, 169, 41] }
+1 = { name = "land", rgb = [132, 41, 246] }
+2 = { name = "", rgb = [1, 2, 3] }
+3 = { name = "bridge", rgb = [4, 5, 6] }
+"""
+
+
+class DataSet:
+    """A directory with images, masks and a class table that a test changes file by file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.table(TABLE)
+
+    def table(self, text: str, name: str = "classes.toml") -> None:
+        (self.root / name).write_text(text)
+
+    def image(self, split: str, stem: str, size: tuple[int, int] = (40, 48), suffix: str = ".jpg") -> Path:
+        height, width = size
+        pixels = np.full((height, width, 3), 90, dtype=np.uint8)
+        return self._save(self.root / "images" / split / f"{stem}{suffix}", Image.fromarray(pixels))
+
+    def mask(self, split: str, stem: str, ids: np.ndarray | Image.Image) -> Path:
+        image = ids if isinstance(ids, Image.Image) else Image.fromarray(ids)
+        return self._save(self.root / "masks" / split / f"{stem}.png", image)
+
+    def pair(self, split: str, stem: str, ids: list[int], size: tuple[int, int] = (40, 48)) -> None:
+        """A mask that holds these ids in equal shares, as nearly as the size allows, and its image."""
+        self.image(split, stem, size)
+        self.mask(split, stem, np.resize(np.array(ids, dtype=np.uint8), size))
+
+    def splits(self, ids: list[int]) -> DataSet:
+        for split in SPLITS:
+            self.pair(split, "a", ids)
+        return self
+
+    def config(self, **settings: object) -> DataConfig:
+        splits = {name: SplitConfig(images=Path("images", name), masks=Path("masks", name)) for name in SPLITS}
+        return DataConfig.model_validate({"classes": "classes.toml", "scale": 1.0, **splits, **settings})
+
+    @staticmethod
+    def _save(path: Path, image: Image.Image) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        return path
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DataSet:
+    root = tmp_path / "data"
+    root.mkdir()
+    return DataSet(root)
+
+
+@pytest.fixture
+def tiles(shared: Path) -> Callable[..., DataConfig]:
+    """The configuration of the real aerial tiles; settings may be overridden."""
+
+    def config(**settings: object) -> DataConfig:
+        masks = settings.pop("masks", "masks_id")
+        splits = {name: SplitConfig(images=Path("images", name), masks=Path(str(masks), name)) for name in SPLITS}
+        return DataConfig.model_validate(
+            {
+                "root": shared / "data" / "dubai_aerial",
+                "classes": "classes.true.json",
+                "scale": 0.125,
+                **splits,
+                **settings,
+            }
+        )
+
+    return config

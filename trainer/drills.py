@@ -1,0 +1,79 @@
+"""Faults made on purpose, each once, at its optimizer step. Knows nothing about how they are found or mended.
+
+A drill is in the journal, on the disk, before its fault happens: one that kills the worker must not happen again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from .contract import Drill, DrillKind, DrillLine
+from .journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+class Drills:
+    """The drills of one attempt that have not happened yet."""
+
+    def __init__(self, drills: Sequence[Drill], journal: Journal) -> None:
+        self._pending = list(drills)
+        self._journal = journal
+
+    def before_step(self, step: int, model: nn.Module) -> None:
+        """Raises, kills or hangs where such a drill is due at `step`, or poisons `model`."""
+        for kind in (DrillKind.POISON_BATCHNORM, DrillKind.NAN_WEIGHTS):
+            if self._begins(kind, step):
+                _poison(model, kind)
+        if self._begins(DrillKind.OUT_OF_MEMORY, step):
+            raise torch.OutOfMemoryError(f"drill: out of memory at step {step}")
+        if self._begins(DrillKind.CRASH, step):
+            raise RuntimeError(f"drill: crash at step {step}")
+        if self._begins(DrillKind.KILL, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._begins(DrillKind.HANG, step):
+            _hang()
+
+    def on_loss(self, step: int, loss: Tensor) -> Tensor:
+        """The loss, or NaN with NaN gradients."""
+        return loss * float("nan") if self._begins(DrillKind.NAN_LOSS, step) else loss
+
+    def on_gradients(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
+        """After the backward pass and before unscaling, so that under fp16 the scaler sees it as its own."""
+        if self._begins(DrillKind.INF_GRADIENTS, step):
+            gradient = next(p.grad for p in parameters if p.grad is not None and p.grad.ndim == 1)
+            gradient[0] = float("inf")
+
+    def _begins(self, kind: DrillKind, step: int) -> bool:
+        drill = Drill(kind=kind, step=step)
+        if drill not in self._pending:
+            return False
+        self._pending.remove(drill)
+        self._journal.write(DrillLine(time=self._journal.now(), drill=drill))
+        log.warning("drill: %s", drill)
+        return True
+
+
+def _poison(model: nn.Module, kind: DrillKind) -> None:
+    layer = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    with torch.no_grad():
+        if kind is DrillKind.NAN_WEIGHTS:
+            layer.weight[0] = float("nan")
+        else:
+            assert layer.running_var is not None
+            layer.running_var[0] = float("inf")
+
+
+def _hang() -> NoReturn:
+    """As a wedged driver does: no step ever again, and deaf to SIGTERM. Stacks by SIGUSR1 still come."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(3600)

@@ -1,0 +1,342 @@
+"""Trains one attempt from its spec to its end. Knows nothing about who asked for it or what is done about the outcome.
+
+`train` reads as the story; `Session` holds what one attempt has in its hands.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import files
+from ..checkpoints.manifest import Architecture, Manifest, Role
+from ..data.batches import Batch, epoch_order, load_batch
+from ..data.cache import PixelCache, open_cache
+from ..data.resolved import ResolvedData
+from ..errors import ConfigError
+from . import incident, resume
+from .contract import AttemptSpec, Cause, ExitCode, ExitRecord, Phase, Started, Trouble
+from .curves import Curves
+from .drills import Drills
+from .health import STATE_CHECK_STEPS, Health, Readback, Reading, Verdict, nan_weights
+from .incident import StepFacts
+from .journal import Journal
+from .optim import Precision, build_optimizer, match_layouts, override, set_lr
+from .progress import PROGRESS_SECONDS, Teller
+from .saving import Saver
+from .step import Stepper
+from .unet import UNet
+
+log = logging.getLogger(__name__)
+
+TENSORBOARD = Path("tensorboard", "train")
+RECENT_STEPS = 200
+
+
+class StopAskedError(Exception):
+    """Somebody asked the worker to leave; not a fault."""
+
+
+class UnstableError(Exception):
+    """Fatal trouble, already journalled."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+
+
+def train(spec: AttemptSpec, journal: Journal, *, stop: Callable[[], bool] = lambda: False) -> ExitRecord:
+    """Run the attempt to its last epoch, to a fatal trouble, or until `stop` says so, and tell how it ended.
+
+    Raises ConfigError and CorruptCheckpointError for what trying again cannot help, torch.OutOfMemoryError, and OSError
+    when nothing can be saved.
+    """
+    try:
+        device = find_device(spec.device)
+        data = ResolvedData.load(spec.run_dir / spec.data_lock)
+        cache = load_pixels(spec, data, journal, stop)
+        with closing(Session(spec, data, cache, device, journal=journal, stop=stop)) as session:
+            session.run()
+    except StopAskedError:
+        return _leave(journal, ExitCode.STOPPED, "stopped on request")
+    except UnstableError as unstable:
+        return _leave(journal, ExitCode.UNSTABLE, unstable.verdict.message, unstable.verdict.cause)
+    return _leave(journal, ExitCode.FINISHED, f"{spec.epochs} epochs are complete")
+
+
+def find_device(wanted: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Raises ConfigError for a GPU that is not there."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"the device {wanted} is not there: torch sees {torch.cuda.device_count()} GPUs",
+            where="trainer.device",
+            remedy='set trainer.device = "auto", or mend the driver (nvidia-smi shows what it sees)',
+        )
+    return device
+
+
+def load_pixels(spec: AttemptSpec, data: ResolvedData, journal: Journal, stop: Callable[[], bool]) -> PixelCache:
+    """The training split. Building its cache may take long, so the journal hears of it once a second."""
+    journal.write(Phase(time=journal.now(), phase="loading"))
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if stop():
+            raise StopAskedError
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            journal.write(Phase(time=journal.now(), phase="loading", done=done, total=total))
+
+    return open_cache(data, "train", spec.cache_dir, progress=progress)
+
+
+def build_model(spec: AttemptSpec, *, classes: int, device: torch.device) -> UNet:
+    """The network as the seed makes it, channels_last; made on the CPU, so that it begins alike on every device."""
+    torch.manual_seed(spec.seed)
+    model = UNet(classes=classes, base_channels=spec.model.base_channels).to(device=device)
+    torch.nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+class Session:
+    """One attempt under way: the model and its optimizer, the position, and the ways to the outside."""
+
+    def __init__(
+        self,
+        spec: AttemptSpec,
+        data: ResolvedData,
+        cache: PixelCache,
+        device: torch.device,
+        *,
+        journal: Journal,
+        stop: Callable[[], bool],
+    ) -> None:
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        self.spec, self.cache, self.device, self.journal, self._stop = spec, cache, device, journal, stop
+        self._images_per_step = spec.batch_size * spec.accumulate
+        self.steps_per_epoch = math.ceil(len(cache) / self._images_per_step)
+
+        architecture = Architecture(base_channels=spec.model.base_channels, classes=len(data.classes))
+        identity = files.Identity(spec.attempt, data.class_ids, data.class_names, architecture, spec.config_hash)
+        self.model = build_model(spec, classes=len(data.classes), device=device)
+        self.optimizer = build_optimizer(spec, self.model.parameters())
+        self.precision = Precision(spec.amp, device)
+        self.position = resume.Position()
+        if spec.resume_from is not None:
+            self.position = resume.restore(spec, identity, self.model, self.optimizer, self.precision)
+        override(self.optimizer, spec)
+        match_layouts(self.optimizer)
+
+        self._drills = Drills(spec.drills, journal)
+        self._stepper = Stepper(self.model, self.optimizer, self.precision, spec, device, drills=self._drills)
+        self._saver = Saver(spec.run_dir, identity, journal)
+        self._curves = Curves(spec.run_dir / TENSORBOARD, from_step=self.position.step)
+        self._teller = Teller(journal, self._curves, device)
+        self._watch_health()
+        if device.type == "cuda":  # trying out kernels pays only where every batch has one shape
+            torch.backends.cudnn.benchmark = len({cache.size(index) for index in range(len(cache))}) == 1
+
+    def _watch_health(self) -> None:
+        self._health = Health(self.spec.amp, scaler_steps=self.position.scaler_steps)
+        self._readback: Readback[StepFacts] = Readback(self.device)
+        self._state_tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        self._unchecked = torch.ones(1, device=self.device)
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT_STEPS)
+        self._last: tuple[StepFacts, Reading] | None = None
+
+    def run(self) -> None:
+        """Train what is left of the run. Raises StopAskedError with everything saved, UnstableError."""
+        self._begin()
+        try:
+            while self.position.epoch < self.spec.epochs:
+                self._train_epoch()
+        except StopAskedError:
+            if self.journal.reached.stepped and self.position.step_in_epoch:  # else a checkpoint is there already
+                self._save_recovery()
+            raise
+
+    def close(self) -> None:
+        self._curves.close()
+
+    def _begin(self) -> None:
+        """Say what is really in force, and leave a checkpoint to come back to before anything can go wrong."""
+        reached = self.journal.reached
+        reached.epoch, reached.step = self.position.epoch, self.position.step
+        self.journal.write(self._started())
+        log.info("%d images, %d steps an epoch, on %s", len(self.cache), self.steps_per_epoch, self.device)
+        log.info("begins after epoch %d, step %d", self.position.epoch, self.position.step)
+        if self._stop():
+            raise StopAskedError
+        if self.spec.resume_from is None and not self._saver.has_initial():
+            self._save(Role.INITIAL)
+        self.journal.write(Phase(time=self.journal.now(), phase="first-step"))
+
+    def _train_epoch(self) -> None:
+        """What is left of the epoch under way, and its checkpoint."""
+        self.model.train()
+        order = epoch_order(len(self.cache), seed=self.spec.seed, epoch=self.position.epoch + 1)
+        portions = [order[at : at + self._images_per_step] for at in range(0, len(order), self._images_per_step)]
+        for indices in portions[self.position.step_in_epoch :]:
+            if self._stop():
+                raise StopAskedError
+            self._step(indices)
+            if self._saver.seconds_since() >= self.spec.recovery_seconds:
+                self._save_recovery()
+                self.journal.write(Phase(time=self.journal.now(), phase="training"))
+        self._observe(wait=True)
+        self._tell()
+        self._close_epoch()
+
+    def _step(self, indices: list[int]) -> None:
+        step, reached = self.position.step + 1, self.journal.reached
+        first = not reached.stepped
+        self._teller.pace.begin()
+        self._drills.before_step(step, self.model)
+        lr = set_lr(self.optimizer, step, self.steps_per_epoch * self.spec.epochs, self.spec.schedule)
+        figures = self._stepper.take(step, self._micro_batches(indices), images=len(indices))
+        self.position.step = reached.step = step
+        self.position.step_in_epoch += 1
+        reached.stepped = True
+        facts = StepFacts(step, self.position.epoch + 1, self.position.step_in_epoch, lr, tuple(indices))
+        self._readback.put(torch.cat([figures, self._state_flag(step)]), facts)
+        self._observe(wait=first)
+        self._teller.pace.end(images=len(indices), counts=not first)
+        if first:
+            self.journal.write(Phase(time=self.journal.now(), phase="training"))
+        if first or self._teller.due():
+            self._tell()
+
+    def _micro_batches(self, indices: list[int]) -> Iterator[Batch]:
+        size = self.spec.batch_size
+        return (load_batch(self.cache, indices[at : at + size]) for at in range(0, len(indices), size))
+
+    def _state_flag(self, step: int) -> Tensor:
+        """float32 (1,): 1 where parameters and BatchNorm buffers are finite, looked at every few steps."""
+        if step % STATE_CHECK_STEPS:
+            return self._unchecked
+        return torch.stack(files.largest_magnitudes(self._state_tensors)).isfinite().all().float().view(1)
+
+    def _observe(self, *, wait: bool = False) -> None:
+        """Judge the steps whose figures have arrived. Raises UnstableError."""
+        for facts, (loss, grad_norm, skipped, scale, state_finite) in self._readback.take(wait=wait):
+            known_scale = None if self.precision.scaler is None else scale
+            self._last = (facts, Reading(facts.step, loss, grad_norm, bool(skipped), known_scale))
+            self._recent.append((facts.step, loss, grad_norm))
+            self._teller.pace.note_loss(loss)
+            verdict = self._judge(self._last[1], state_finite=bool(state_finite))
+            if verdict is not None:
+                self._report(verdict)
+            self.position.loss_sum += loss * len(facts.indices)
+            self.position.images += len(facts.indices)
+
+    def _judge(self, reading: Reading, *, state_finite: bool) -> Verdict | None:
+        verdict = self._health.observe(reading)
+        if verdict is not None and verdict.cause is Cause.NAN_LOSS:
+            # Its update was skipped, so weights that are not finite now were not before: they are the cause.
+            names = files.nonfinite_tensors(dict(self.model.named_parameters()))
+            return nan_weights(reading.step, names, when=f"found by a loss of {reading.loss}") if names else verdict
+        if verdict is None and not state_finite:
+            return self._check_state("at a routine check")
+        return verdict
+
+    def _check_state(self, when: str) -> Verdict | None:
+        """Every parameter, buffer and optimizer tensor, with names; the host waits for it."""
+        names = files.nonfinite_tensors(self.model.state_dict())
+        names += files.nonfinite_tensors({"optimizer": self.optimizer.state_dict()["state"]})
+        return nan_weights(self.position.step, names, when=when) if names else None
+
+    def _report(self, verdict: Verdict) -> None:
+        """Journal trouble at the step last observed; if it is fatal, leave an incident and raise UnstableError."""
+        facts = StepFacts(self.position.step, self.position.epoch + 1, self.position.step_in_epoch, self.spec.lr, ())
+        scale = None
+        if self._last is not None:
+            facts, scale = self._last[0], self._last[1].scale
+        directory = None
+        if verdict.fatal:
+            names = tuple(self.cache.name(index) for index in facts.indices)
+            random_states = resume.random_states()
+            directory = incident.leave(
+                self.spec, verdict, facts, names=names, recent=self._recent, random_states=random_states, scale=scale
+            )
+        log.warning("%s: %s", verdict.cause, verdict.message)
+        self.journal.write(
+            Trouble(
+                time=self.journal.now(),
+                cause=verdict.cause,
+                step=facts.step,
+                epoch=facts.epoch,
+                message=verdict.message,
+                evidence=verdict.evidence,
+                fatal=verdict.fatal,
+                incident=None if directory is None else str(directory.relative_to(self.spec.run_dir)),
+            )
+        )
+        if verdict.fatal:
+            raise UnstableError(verdict)
+
+    def _close_epoch(self) -> None:
+        train_loss = self.position.loss_sum / self.position.images if self.position.images else None
+        self.position.next_epoch()
+        self._save(Role.EPOCH, train_loss=train_loss)
+        self.journal.reached.epoch = self.position.epoch
+        log.info("epoch %d of %d is saved: train loss %s", self.position.epoch, self.spec.epochs, train_loss)
+        if self.position.epoch < self.spec.epochs:
+            self.journal.write(Phase(time=self.journal.now(), phase="training"))
+
+    def _save_recovery(self) -> None:
+        self._observe(wait=True)
+        self._saver.make_room(self.position)
+        self._saver.prune(newest=self._save(Role.RECOVERY))
+
+    def _save(self, role: Role, *, train_loss: float | None = None) -> Manifest:
+        """Commit what there is; where something in it is not finite, raise UnstableError and write nothing."""
+        self.position.scaler_steps = self._health.scaler_steps
+        verdict = self._check_state(f"before the {role} checkpoint was written")
+        if verdict is not None:
+            self._report(verdict)
+        state = resume.capture(self.spec, self.optimizer, self.precision, self.position)
+        return self._saver.save(
+            role, self.position, weights=self.model.state_dict(), state=state, train_loss=train_loss
+        )
+
+    def _tell(self) -> None:
+        if self._last is not None:
+            self._teller.tell(*self._last, skipped_steps=self._health.skipped_steps)
+
+    def _started(self) -> Started:
+        return Started(
+            time=self.journal.now(),
+            attempt=self.spec.attempt,
+            pid=os.getpid(),
+            lr=self.optimizer.param_groups[0]["initial_lr"],
+            amp=self.precision.in_force(),
+            batch_size=self.spec.batch_size,
+            accumulate=self.spec.accumulate,
+            device=str(self.device),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            epoch=self.position.epoch,
+            step=self.position.step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.spec.epochs,
+        )
+
+
+def _leave(journal: Journal, code: ExitCode, message: str, cause: Cause | None = None) -> ExitRecord:
+    reached = journal.reached
+    return ExitRecord(
+        code=code, cause=cause, message=message, step=reached.step, epoch=reached.epoch, stepped=reached.stepped
+    )

@@ -1,0 +1,73 @@
+"""Tells the journal and TensorBoard how training goes. Knows nothing about models."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import psutil
+import torch
+
+from .. import tags
+from .contract import Progress
+from .curves import Curves
+from .health import Reading
+from .incident import StepFacts
+from .journal import Journal
+from .pace import Pace
+
+PROGRESS_SECONDS = 1.0
+
+
+class Teller:
+    """One progress line about every second, and the same figures as curves."""
+
+    def __init__(self, journal: Journal, curves: Curves, device: torch.device) -> None:
+        self.pace = Pace(clock=time.perf_counter)
+        self._journal = journal
+        self._curves = curves
+        self._device = device
+
+    def due(self) -> bool:
+        return self.pace.since_told() >= PROGRESS_SECONDS
+
+    def tell(self, facts: StepFacts, reading: Reading, *, skipped_steps: int) -> None:
+        """`facts` and `reading` are of the newest step whose figures have arrived: a hung GPU must not look alive."""
+        told = self.pace.tell()
+        finite = math.isfinite(reading.grad_norm)
+        line = Progress(
+            time=self._journal.now(),
+            step=facts.step,
+            epoch=facts.epoch,
+            step_in_epoch=facts.step_in_epoch,
+            loss=told.loss,
+            grad_norm=reading.grad_norm if finite else None,
+            lr=facts.lr,
+            images_per_second=told.images_per_second,
+            p99_step_seconds=told.p99_step_seconds,
+            amp_scale=reading.scale,
+            skipped_steps=skipped_steps,
+            memory_mb=memory_mb(self._device),
+            nonfinite=() if finite else ("grad_norm",),
+        )
+        self._journal.write(line)
+        self._curves.write(
+            line.step,
+            {
+                tags.TRAIN_LOSS: line.loss,
+                tags.TRAIN_GRAD_NORM: line.grad_norm,
+                tags.TRAIN_LR: line.lr,
+                tags.TRAIN_IMAGES_PER_SECOND: line.images_per_second,
+                tags.TRAIN_EPOCH: line.epoch,
+                tags.TRAIN_MEMORY_MB: line.memory_mb,
+                tags.AMP_SCALE: line.amp_scale,
+                tags.AMP_SKIPPED_STEPS: None if line.amp_scale is None else line.skipped_steps,
+            },
+        )
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory of the device's allocator, or resident memory on the CPU, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return float(psutil.Process().memory_info().rss) / 1e6
