@@ -11,7 +11,7 @@ from typing import IO, Any
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """JSON as the standard has it: a NaN or an Infinity raises ValueError instead of becoming a word no parser knows."""
+    """JSON as the standard has it: NaN or Infinity raises ValueError instead of becoming a word no parser knows."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
 
 
@@ -49,7 +49,7 @@ def sync_directory(directory: Path) -> None:
 
 
 class LineLog:
-    """An append-only file of whole lines: each `append` is one write(2), so that a reader never sees a line torn by us."""
+    """An append-only file of whole lines: each `append` is one write(2), so that no reader sees a line torn by us."""
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
         self.path = path

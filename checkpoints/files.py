@@ -70,7 +70,7 @@ def commit(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{draft.stem}.json"
     committed = read_manifest(path) if path.exists() else None
-    bad = nonfinite_tensors(weights)
+    bad = nonfinite_tensors(weights) + nonfinite_tensors(state or {})
 
     plain_weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     stored_weights = _store(directory / f"{draft.stem}.pth", plain_weights, committed.weights if committed else None)

@@ -55,8 +55,8 @@ def run(
         typer.Option(
             "--drill",
             metavar="KIND@STEP",
-            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, inf-gradients, "
-            "poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. May be given several times.",
+            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
+            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. May be given several times.",
         ),
     ] = None,
     retry: Annotated[
@@ -65,8 +65,8 @@ def run(
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
 
-    A run that exists goes on: a worker that still trains is adopted, what was missed is scored. Ctrl-C stops at the next
-    step boundary with the state saved; the same command continues.
+    A run that exists goes on: a worker that still trains is adopted, what was missed is scored. Ctrl-C stops at the
+    next step boundary with the state saved; the same command continues.
     """
     from ..trainer.contract import Drill
     from .job import StoppedEarly, run_job

@@ -63,7 +63,7 @@ def run_demo(directory: Path, console: Console) -> int:
             f"\nLook at it:   tensorboard --logdir {runs_dir / name / 'tensorboard'}   (then open http://localhost:6006)\n"
             f"Read on:      segwatch status {runs_dir / name} · segwatch alerts {runs_dir / name} · "
             f"segwatch best {runs_dir / name}\n"
-            f"Your data:    copy {source}, point it at your images and masks, then `segwatch audit` and `segwatch run` it",
+            f"Your data:    copy {source}, point it at your images and masks, then `segwatch audit`, `segwatch run`",
             soft_wrap=True,
             highlight=False,
         )

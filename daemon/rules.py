@@ -40,6 +40,7 @@ def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
     """Every alert that holds, without those that a graver one explains."""
     alerts = [
         *_incidents(history),
+        *_not_finite(history),
         *_broken_checkpoints(history),
         *_failed_evaluations(history),
         *_gave_up(history),
@@ -119,6 +120,24 @@ def resume_words(manifest: str | None) -> str:
     if stem.startswith("recovery_step"):
         return f"from step {stem.removeprefix('recovery_step')}"
     return f"from epoch {stem.removeprefix('checkpoint_epoch')}"
+
+
+def _not_finite(history: History) -> Iterator[Alert]:
+    """An epoch that stands although it gives NaN: its worker had ended before the score was known."""
+    told = {incident.opened.attempt for incident in history.incidents if incident.opened.cause is Cause.NAN_WEIGHTS}
+    for key in history.not_finite:
+        epoch = history.epochs[key]
+        if epoch.moved is None and epoch.attempt not in told:
+            message = next(score.message for score in epoch.scores.values() if score.verdict == "not-finite")
+            yield Alert(
+                fingerprint=f"not-finite:{epoch.attempt}:{epoch.epoch}",
+                code=Cause.NAN_WEIGHTS,
+                severity=Severity.CRITICAL,
+                cause=f"epoch {epoch.epoch} gives logits that are not finite: {message}",
+                evidence={"attempt": epoch.attempt, "epoch": epoch.epoch},
+                action="It has no score, and no roll-back chooses it.",
+                advice=_ADVICE[Cause.NAN_WEIGHTS],
+            )
 
 
 def _broken_checkpoints(history: History) -> Iterator[Alert]:

@@ -221,7 +221,7 @@ class Supervisor:
             raise SegwatchError(
                 "worker.lock is held, but not by a worker of this run that can be found",
                 where=self._run.path / WORKER_LOCK,
-                remedy="something that the last worker started still runs: end it (fuser shows the pid), then try again",
+                remedy="something that the last worker started still runs: end it (fuser shows its pid), try again",
             )
         if attempt.spawned is None:
             self._recorder.record(
@@ -390,7 +390,8 @@ class Supervisor:
         if worker is None or worker.condemned is not None:
             return
         for epoch in self.history.not_finite_in(worker.attempt):
-            message = f"epoch {epoch.epoch} gives logits that are not finite: {epoch.scores['test'].message}"
+            told = next(score.message for score in epoch.scores.values() if score.verdict == "not-finite")
+            message = f"epoch {epoch.epoch} gives logits that are not finite: {told}"
             worker.condemn(Condemned(Outcome.UNSTABLE, Cause.NAN_WEIGHTS, message, {"scored_epoch": epoch.epoch}))
             return
 
@@ -572,7 +573,7 @@ class Supervisor:
             AttemptSpawned(attempt=attempt.number, pid=identity.pid, create_time=identity.create_time)
         )
 
-    # --- telling, stopping, ending -------------------------------------------------------------------------------------
+    # --- telling, stopping, ending ---------------------------------------------------------------------------------
 
     def _update_alerts(self) -> None:
         if not self._recorder.news:

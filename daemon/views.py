@@ -140,9 +140,8 @@ def _progress_words(look: Look, figures: dict[str, Any]) -> str:
     line = look.progress
     if line is not None:
         loss = "not finite" if line.loss is None else f"{line.loss:.4f}"
-        words += (
-            f", loss {loss}, {line.images_per_second:.1f} images/s, last word {duration(time.time() - line.time)} ago"
-        )
+        ago = duration(time.time() - line.time)
+        words += f", loss {loss}, {line.images_per_second:.1f} images/s, last word {ago} ago"
         words += f", {line.skipped_steps} skipped steps" if line.skipped_steps else ""
     return words
 
@@ -195,7 +194,8 @@ def gap_words(history: History) -> str:
         return "gap: unknown until both splits are scored"
     if gap == 0:
         return "gap: none, val and test choose the same epoch (or one as good)"
-    return f"gap: choosing by val gives away {100 * gap:.2f} points of test mIoU; choosing by test is optimistic by up to that"
+    points = f"{100 * gap:.2f} points of test mIoU"
+    return f"gap: choosing by val gives away {points}; choosing by test is optimistic by up to that"
 
 
 # --- alerts --------------------------------------------------------------------------------------------------------
@@ -259,8 +259,8 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
                 str(epoch.attempt),
                 percent(epoch.miou("val")),
                 percent(epoch.miou("test")),
-                percent(test and test.fwiou),
-                percent(test and test.pixel_accuracy),
+                percent(test.fwiou if test else None),
+                percent(test.pixel_accuracy if test else None),
                 ", ".join(notes),
             )
         )
@@ -268,7 +268,7 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
 
 
 def class_rows(history: History, data: ResolvedData) -> list[tuple[str, ...]]:
-    """Per class of the best epoch by test, worst first: name, share of the training pixels, IoU, a word on rare ones."""
+    """Per class of the best epoch by test, worst first: name, share of training pixels, IoU, a word on rare ones."""
     found = history.best.get("test")
     if found is None:
         return []
@@ -310,8 +310,8 @@ def happened(history: History) -> list[str]:
             done = "no restart"
         outcome = "recovered" if history.recovered(incident) else "not recovered"
         lines.append(
-            f"{stamp(incident.at)} {opened.cause}{drill} in epoch {opened.epoch}, step {opened.step}: {opened.message}. "
-            f"-> {done} ({outcome})"
+            f"{stamp(incident.at)} {opened.cause}{drill} in epoch {opened.epoch}, step {opened.step}: "
+            f"{opened.message}. -> {done} ({outcome})"
         )
     return lines
 

@@ -1,7 +1,7 @@
 """What the evaluator is asked and what it answers. No torch.
 
-Requests come as JSON lines on its standard input, answers leave as JSON lines on its standard output; a report is a file
-that appears whole. The end of the input means that the daemon is gone: the evaluator leaves too.
+Requests come as JSON lines on its standard input, answers leave as JSON lines on its standard output; a report is a
+file that appears whole. The end of the input means that the daemon is gone: the evaluator leaves too.
 """
 
 from __future__ import annotations

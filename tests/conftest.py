@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+settings.register_profile("segwatch", deadline=None)  # two busy cores make any deadline a lottery
+settings.load_profile("segwatch")
 
 
 @pytest.fixture(scope="session")

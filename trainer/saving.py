@@ -64,7 +64,8 @@ class Saver:
                 state=state,
             )
         except OSError as error:
-            what = f"cannot save a checkpoint: {error.strerror}; {shutil.disk_usage(self._directory).free} bytes free"
+            free = shutil.disk_usage(self._directory.parent).free
+            what = f"cannot save a checkpoint: {error.strerror}; {free} bytes free"
             raise OSError(error.errno, what, str(self._directory)) from error
         self._saved_at = time.monotonic()
         self._journal.write(

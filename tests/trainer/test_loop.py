@@ -107,6 +107,22 @@ def test_a_whole_attempt_tells_what_is_in_force_and_commits_every_epoch(make_spe
     assert list((spec.run_dir / "tensorboard" / "train").iterdir())
 
 
+def test_every_epoch_visits_every_image_once_and_each_in_its_own_order(make_spec, monkeypatch):
+    visited: list[str] = []
+    load_batch = loop.load_batch
+
+    def watched(cache, indices):
+        batch = load_batch(cache, indices)
+        visited.extend(batch.names)
+        return batch
+
+    monkeypatch.setattr(loop, "load_batch", watched)
+    run_spec(make_spec(epochs=2, batch_size=1, accumulate=2))
+    first, second = visited[: len(visited) // 2], visited[len(visited) // 2 :]
+    assert sorted(first) == sorted(second) == [f"image{number}.png" for number in range(7)]
+    assert first != second
+
+
 def test_training_again_from_the_same_seed_gives_the_same_bytes(make_spec):
     one, other = make_spec(run="one", epochs=1), make_spec(run="other", epochs=1)
     run_spec(one)
@@ -187,7 +203,7 @@ def test_60_steps_of_fp16_on_the_cpu_count_their_skips_and_report_no_trouble(mak
     ],
 )
 def test_poison_is_found_told_apart_and_never_committed(make_spec, kind, amp, cause, words):
-    spec = make_spec(drills=(Drill.parse(f"{kind}@6"),), epochs=3, amp=amp)
+    spec = make_spec(drills=(Drill.parse(f"{kind}@6"),), epochs=3, amp=amp, batch_size=1, accumulate=2)
     assert run_spec(spec) == ExitCode.UNSTABLE
 
     assert [str(line.drill) for line in lines(spec, "drill")] == [f"{kind}@6"]

@@ -69,8 +69,8 @@ def test_sigterm_saves_at_a_step_and_another_process_goes_on_bit_for_bit(make_sp
     os.close(other)
 
     record = ExitRecord.model_validate_json((spec.directory / "exit.json").read_text())
-    newest = "epoch" if record.step % 7 == 0 else "recovery"
-    stem = f"recovery_step{record.step}" if newest == "recovery" else f"checkpoint_epoch{record.epoch}"
+    inside_an_epoch = record.step % 7
+    stem = f"recovery_step{record.step}" if inside_an_epoch else f"checkpoint_epoch{record.epoch}"
     epochs = record.epoch + 1
     resumed = make_spec(attempt=2, epochs=epochs, batch_size=1, resume_from=f"checkpoints/{stem}.json")
     undisturbed = make_spec(run="undisturbed", epochs=epochs, batch_size=1)

@@ -1,0 +1,44 @@
+"""`segwatch run` with the fakes in place of worker and evaluator; the scenario lies beside run.toml."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from segwatch.daemon.job import StoppedEarly, run_job
+from segwatch.errors import SegwatchError
+from segwatch.trainer.contract import Drill
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--drill", action="append", default=[])
+    parser.add_argument("--retry", action="store_true")
+    arguments = parser.parse_args()
+    scenario = str(Path("scenario.json").resolve())
+    try:
+        return run_job(
+            arguments.config,
+            name=None,
+            runs_dir=Path("runs"),
+            drills=[Drill.parse(text) for text in arguments.drill],
+            retry=arguments.retry,
+            console=Console(width=200),
+            worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
+            evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
+        )
+    except StoppedEarly as stopped:
+        return stopped.exit_code
+    except SegwatchError as error:
+        print(f"segwatch: {error}")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from segwatch.data.batches import Batch
+from segwatch.trainer import step as step_module
+from segwatch.trainer.config import LossConfig
+from segwatch.trainer.drills import Drills
+from segwatch.trainer.journal import Journal
+from segwatch.trainer.optim import Precision, build_optimizer
+from segwatch.trainer.step import Stepper
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+def batch(first: int, count: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, 3, (4, 6, 6), generator=generator, dtype=torch.uint8)
+    chosen = slice(first, first + count)
+    names = tuple(str(index) for index in range(first, first + count))
+    return Batch(images=images[chosen], masks=masks[chosen], names=names)
+
+
+@pytest.fixture
+def make_stepper(make_spec, tmp_path):
+    def make(**values):
+        spec = make_spec(loss=LossConfig(dice=0), **values)
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 3, 3, padding=1)  # no BatchNorm: how a step is cut must not change its result
+        optimizer = build_optimizer(spec, model.parameters())
+        journal = Journal(tmp_path / "journal.jsonl")
+        return model, Stepper(model, optimizer, Precision(spec.amp, CPU), spec, CPU, drills=Drills((), journal))
+
+    return make
+
+
+def test_uneven_micro_batches_weigh_by_their_images(make_stepper):
+    whole_model, whole = make_stepper()
+    cut_model, cut = make_stepper()
+    loss, norm, skipped, _ = whole.take(1, [batch(0, 3)], images=3).tolist()
+    assert cut.take(1, [batch(0, 2), batch(2, 1)], images=3).tolist() == pytest.approx([loss, norm, 0, 1], rel=1e-5)
+    assert skipped == 0
+    torch.testing.assert_close(cut_model.weight.grad, whole_model.weight.grad)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_a_loss_of_inf_whose_gradients_are_finite_moves_no_weight(make_stepper, monkeypatch, amp):
+    model, stepper = make_stepper(amp=amp)
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(step_module, "segmentation_loss", lambda logits, *_: logits.float().mean() + float("inf"))
+    loss, _, skipped, _ = stepper.take(1, [batch(0, 2)], images=2).tolist()
+    assert loss == float("inf")
+    assert skipped == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_gradients_are_clipped_and_their_norm_is_told_from_before(make_stepper):
+    model, stepper = make_stepper(clip_grad_norm=1e-3)
+    _, norm, _, _ = stepper.take(1, [batch(0, 2)], images=2).tolist()
+    clipped = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
+    assert clipped == pytest.approx(1e-3, rel=1e-3)
+    assert norm > 1e-2
