@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def scan_manifests(directory: Path) -> Iterator[Path]:
-    """The manifests that lie in `directory`: first the initial one, then epochs as numbers (2 before 10), then recoveries."""
+    """The manifests in `directory`: first the initial one, then epochs as numbers (2 before 10), then recoveries."""
     found = []
     for path in directory.iterdir():
         if match := MANIFEST_NAME.match(path.name):

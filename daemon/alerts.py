@@ -65,17 +65,22 @@ class AlertLog:
 
 def alert_lines(alert: AlertChanged, moment: float) -> list[str]:
     """The block of one alert: what, cause, evidence, action, advice; a resolved one in a single line."""
-    drill = f" [DRILL {alert.drill}]" if alert.drill else ""
+    drill = f" [DRILL {one_line(alert.drill)}]" if alert.drill else ""
     head = f"{stamp(moment)} {alert.state.upper():8} {alert.severity.upper():8} {alert.code}{drill}"
     if alert.state is AlertState.RESOLVED:
-        return [f"{head}: over after {duration(moment - alert.since)}. It was: {alert.cause}"]
+        return [f"{head}: over after {duration(moment - alert.since)}. It was: {one_line(alert.cause)}"]
     return [
         head,
-        f"    cause:    {alert.cause}",
-        f"    evidence: {evidence_words(alert.evidence)}",
-        f"    action:   {alert.action}",
-        f"    advice:   {alert.advice}",
+        f"    cause:    {one_line(alert.cause)}",
+        f"    evidence: {one_line(evidence_words(alert.evidence))}",
+        f"    action:   {one_line(alert.action)}",
+        f"    advice:   {one_line(alert.advice)}",
     ]
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, control characters and runs of spaces: a worker's message may hold a whole traceback."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def evidence_words(evidence: Evidence) -> str:

@@ -56,7 +56,7 @@ def run(
             "--drill",
             metavar="KIND@STEP",
             help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
-            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. May be given several times.",
+            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. Repeatable.",
         ),
     ] = None,
     retry: Annotated[

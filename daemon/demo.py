@@ -14,9 +14,9 @@ from .job import run_job
 from .rundir import RunDir
 
 MARK = "# segwatch demo"
-COUNTS = {"train": 48, "val": 12, "test": 16}
+COUNTS = {"train": 64, "val": 12, "test": 16}
 SIZE = (192, 192)
-DRILL = Drill(kind=DrillKind.NAN_LOSS, step=32)
+DRILL = Drill(kind=DrillKind.NAN_LOSS, step=80)
 RUN_TOML = f"""\
 {MARK}: synthetic aerial scenes; 26 ids in the class table, of which several have no name and several never occur
 
@@ -38,9 +38,9 @@ masks = "masks/test"
 base_channels = 8                      # 64 is the published UNet
 
 [trainer]
-epochs = 10
-batch_size = 4
-lr = 3e-3
+epochs = 12
+batch_size = 2
+lr = 2e-3
 seed = 0
 """
 

@@ -253,9 +253,11 @@ class History:
         return next((plan for plan in plans if plan.incident == incident.number), None)
 
     def drill_behind(self, attempt: int, cause: Cause, step: int) -> Drill | None:
-        """The drill of this attempt that explains a trouble of this cause at this step."""
-        for fired_in, drill in reversed(self.drills_fired):
-            if fired_in == attempt and cause in _CAUSED_BY[drill.kind] and step >= drill.step - 1:
+        """The drill of this attempt that explains a trouble of this cause at this step; each explains one."""
+        explained = {i.opened.drill for i in self.incidents if i.opened.attempt == attempt}
+        for fired_in, drill in self.drills_fired:
+            fits = cause in _CAUSED_BY[drill.kind] and step >= drill.step - 1
+            if fired_in == attempt and fits and drill not in explained:
                 return drill
         return None
 

@@ -195,11 +195,12 @@ def _smaller(settings: Settings, past: Sequence[Past], ending: Ending, config: R
 def _again(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Restart:
     """Killed, crashed or hung: the numbers were fine, so nothing changes; wait longer each time."""
     before = sum(incident.remedy == "resume" for incident in streak(past, ending))
-    delay = min(config.backoff_seconds * 2.0**before, config.backoff_limit_seconds)
+    doublings = min(before, 64)  # a float ends at 2 ** 1024, and every cap is reached long before
+    delay = min(config.backoff_seconds * 2.0**doublings, config.backoff_limit_seconds)
     return Restart(
         settings,
         "latest",
         "resume",
-        f"{ending.message}: resume with nothing changed after {delay:g} s",
+        f"{ending.cause} in epoch {ending.epoch_under_way}: resume with nothing changed after {delay:g} s",
         delay_seconds=delay,
     )

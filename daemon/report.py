@@ -22,8 +22,8 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
     for line in _winners(history):
         console.print(line, soft_wrap=True, highlight=False)
     happened = views.happened(history)
-    console.print(f"\nwhat happened: {'nothing out of the ordinary' if not happened else ''}")
-    for line in happened:
+    console.print("\nwhat happened:")
+    for line in happened or ["nothing out of the ordinary"]:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     console.print("\nwhere to look:")
     for what, where in _places(run):
@@ -41,12 +41,9 @@ def write_report(run: RunDir, history: History) -> None:
         "## What happened",
         "\n".join(f"- {line}" for line in views.happened(history)) or "Nothing out of the ordinary.",
         "## Epochs",
-        _table(
-            ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "test pixel accuracy", "note"),
-            views.epoch_rows(history),
-        ),
+        _table(views.EPOCH_COLUMNS, views.epoch_rows(history)),
         "## Classes of the best epoch by test, worst first",
-        _table(("class", "train pixels", "test IoU", "note"), views.class_rows(history, data)),
+        _table(views.CLASS_COLUMNS, views.class_rows(history, data)),
         "mIoU is the unweighted mean of TP / (TP + FP + FN) over the classes in truth or prediction, from one "
         f"confusion matrix over the whole split, at scale {data.scale:g}; ignored pixels count nowhere.",
         "## Where to look",

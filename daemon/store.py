@@ -43,9 +43,11 @@ class Store:
         """Make a fact durable; returns its time. Raises OSError or sqlite3.Error when the disk refuses: then stop."""
         moment = self._clock()
         body = event.model_dump(mode="json")
-        self._sequence += 1
-        self._log.append(dumps({"seq": self._sequence, "time": moment, **body}))
-        self._insert(self._sequence, moment, body)
+        sequence = self._sequence + 1
+        self._log.append(dumps({"seq": sequence, "time": moment, **body}))
+        self._sequence = sequence
+        with self._database:
+            self._insert(sequence, moment, body)
         return moment
 
     def note(self, key: str, value: str) -> None:
@@ -72,17 +74,17 @@ class Store:
 
     def _insert(self, sequence: int, moment: float, body: dict[str, Any]) -> None:
         row = (sequence, moment, body["kind"], dumps(body))
-        with self._database:
-            self._database.execute("insert into events values (?, ?, ?, ?)", row)
+        self._database.execute("insert into events values (?, ?, ?, ?)", row)
 
     def _reconcile(self) -> int:
         """Bring the one that is behind up to the other; returns the last sequence number."""
         in_database = self._database.execute("select coalesce(max(seq), 0) from events").fetchone()[0]
         in_log = 0
-        for sequence, moment, body in _log_rows(self._log_path):
-            if sequence > in_database:
-                self._insert(sequence, moment, body)
-            in_log = max(in_log, sequence)
+        with self._database:  # one commit for all: each waits for the disk
+            for sequence, moment, body in _log_rows(self._log_path):
+                if sequence > in_database:
+                    self._insert(sequence, moment, body)
+                in_log = max(in_log, sequence)
         rows = self._database.execute("select seq, time, body from events where seq > ? order by seq", (in_log,))
         for sequence, moment, body in rows.fetchall():
             self._log.append(dumps({"seq": sequence, "time": moment, **json.loads(body)}))
@@ -97,8 +99,13 @@ def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
     path = run_dir / DATABASE
     if not path.exists():
         raise SegwatchError("no run here: it has no state.db", where=run_dir, remedy="name a run's directory")
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
-        yield from _rows(database)
+    # mode=rw although nothing is written: a daemon killed in mid-commit leaves a journal that the next reader rolls back.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10)) as database:
+        try:
+            yield from _rows(database)
+        except sqlite3.DatabaseError as error:
+            remedy = f"`segwatch run` builds it anew from {EVENTS}"
+            raise SegwatchError(f"cannot be read: {error}", where=path, remedy=remedy) from error
 
 
 class EventTail:
@@ -113,14 +120,18 @@ class EventTail:
         lines, self._offset = read_lines(self._path, self._offset)
         for line in lines:
             if b'"kind": "alert"' in line:
-                body = json.loads(line)
+                try:
+                    body = json.loads(line)
+                except ValueError:
+                    continue  # torn by a crash; the daemon that followed told it again
                 alert = AlertChanged.model_validate(body)
                 if alert.state is not AlertState.PENDING:
                     yield float(body["time"]), alert
 
 
 def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
-    for moment, body in database.execute("select time, body from events where seq > ? order by seq", (after,)):
+    rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
+    for moment, body in rows.fetchall():  # at once: a reader that takes its time must not hold up the writer's commit
         try:
             yield moment, EVENT.validate_json(body)
         except ValidationError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +24,10 @@ from .rundir import LOCK, RunDir
 from .store import read_events
 from .words import percent
 
-RARE_SHARE = 1e-4
-"""Under 0.01 % of the training pixels a low IoU is expected: there is little to learn from."""
+RARE_SHARE = 1e-3
+"""Under 0.1 % of the training pixels a low IoU is expected: there is little to learn from."""
+EPOCH_COLUMNS = ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "pixel acc.", "note")
+CLASS_COLUMNS = ("class", "train pixels", "test IoU", "note")
 
 
 @dataclass(frozen=True)
@@ -118,21 +122,23 @@ def _health(look: Look) -> tuple[str, str]:
 
 
 def print_status(look: Look, console: Console) -> None:
-    figures = status(look)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("run", figures["run"])
-    table.add_row("state", f"{figures['state']}, {figures['health']}: {figures['reason']}")
+    for name, words in _status_lines(look, status(look)):
+        console.print(f"{name:13} {words}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _status_lines(look: Look, figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "run", figures["run"]
+    yield "state", f"{figures['state']}, {figures['health']}: {figures['reason']}"
     if figures["attempt"] is not None:
         batch = f"{figures['batch_size']} x {figures['accumulate']}"
-        table.add_row("attempt", f"{figures['attempt']}: lr {figures['lr']:g}, AMP {figures['amp']}, batch {batch}")
-        table.add_row("progress", _progress_words(look, figures))
+        yield "attempt", f"{figures['attempt']}: lr {figures['lr']:g}, AMP {figures['amp']}, batch {batch}"
+        yield "progress", _progress_words(look, figures)
     winner = figures["best"]
     if winner is not None:
-        table.add_row("best by test", f"mIoU {percent(winner['miou'])}, epoch {winner['epoch']}: {winner['path']}")
+        yield "best by test", f"mIoU {percent(winner['miou'])}, epoch {winner['epoch']}: {winner['path']}"
     if figures["unscored"]:
-        table.add_row("to score", f"{figures['unscored']} epochs")
-    table.add_row("firing", ", ".join(figures["firing"]) or "nothing")
-    console.print(table)
+        yield "to score", f"{figures['unscored']} epochs"
+    yield "firing", ", ".join(figures["firing"]) or "nothing"
 
 
 def _progress_words(look: Look, figures: dict[str, Any]) -> str:
@@ -237,12 +243,7 @@ def print_alerts(look: Look, console: Console) -> None:
 
 def print_epochs(history: History, console: Console) -> None:
     """All epochs that stand, with both scores, and what marks them."""
-    table = Table(title="epochs, scored on val and test", title_justify="left")
-    for column in ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "test pixel acc.", "note"):
-        table.add_column(column, justify="left" if column == "note" else "right")
-    for row in epoch_rows(history):
-        table.add_row(*row)
-    console.print(table)
+    _print_table("epochs, scored on val and test", EPOCH_COLUMNS, epoch_rows(history), console)
 
 
 def epoch_rows(history: History) -> list[tuple[str, ...]]:
@@ -250,7 +251,8 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for epoch in sorted(history.epochs.values(), key=lambda epoch: epoch.key):
         test = epoch.scores.get("test")
-        notes = [f"best by {split}" for split in ("test", "val") if best_keys.get(split) == epoch.key]
+        won = [split for split in ("test", "val") if best_keys.get(split) == epoch.key]
+        notes = [f"best {'+'.join(won)}"] if won else []
         notes += [epoch.moved] if epoch.moved else []
         notes += sorted({score.verdict for score in epoch.scores.values() if score.verdict != "ok"})
         rows.append(
@@ -277,7 +279,7 @@ def class_rows(history: History, data: ResolvedData) -> list[tuple[str, ...]]:
     for index in sorted(range(len(ious)), key=lambda i: (ious[i] is None, ious[i] or 0.0)):
         share = data.share(index, "train")
         rare = share is not None and share < RARE_SHARE
-        note = "rare: a low IoU is expected, there is little to learn from" if rare else ""
+        note = "rare: a low IoU is expected" if rare else ""
         rows.append((data.class_names[index], percent(share, 4), percent(ious[index]), note))
     return rows
 
@@ -287,9 +289,15 @@ def print_classes(history: History, data: ResolvedData, console: Console) -> Non
     if not rows:
         return
     epoch = history.best["test"].epoch.epoch
-    table = Table(title=f"classes of the best epoch by test ({epoch}), worst first", title_justify="left")
-    for column in ("class", "train pixels", "test IoU", "note"):
-        table.add_column(column, justify="left" if column in {"class", "note"} else "right")
+    _print_table(f"classes of the best epoch by test ({epoch}), worst first", CLASS_COLUMNS, rows, console)
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Names and notes to the left, figures to the right; no frame, so that it fits 80 columns and a log file."""
+    console.print(f"\n{title}", soft_wrap=True, highlight=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in {"class", "note"} else "right", no_wrap=column != "note")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .alerts import duration, evidence_words
+from .alerts import duration
 from .events import (
     AlertChanged,
     AlertState,
@@ -53,12 +53,14 @@ def sentence(event: Event) -> str | None:
                 f"lr {event.lr:g}, AMP {event.amp}"
             )
         case AttemptEnded():
-            return None if event.outcome is Outcome.FINISHED else f"attempt {event.attempt} ended: {event.message}"
+            # What went wrong is told by the incident that follows.
+            return f"attempt {event.attempt} ended: {event.message}" if event.outcome is Outcome.STOPPED else None
         case DrillFired():
             return f"DRILL {event.drill}: this fault is made on purpose"
         case IncidentOpened():
             drill = f" [DRILL {event.drill}]" if event.drill else ""
-            return f"INCIDENT {event.number:03d} {event.cause}{drill}: {event.message}"
+            place = f"attempt {event.attempt}, epoch {event.epoch}, step {event.step}"
+            return f"INCIDENT {event.number:03d} {event.cause}{drill} ({place}): {event.message}"
         case EpochCommitted():
             return f"epoch {event.epoch} committed (step {event.step})"
         case EpochMoved():
@@ -81,7 +83,7 @@ def sentence(event: Event) -> str | None:
 
 def _planned(event: AttemptPlanned) -> str:
     batch = f"batch {event.batch_size}" + (f" x {event.accumulate}" if event.accumulate > 1 else "")
-    wait = f", starting in {duration(event.delay_seconds)}" if event.delay_seconds else ""
+    wait = f", starting in {duration(event.delay_seconds)}" if event.delay_seconds >= 1 else ""
     return (
         f"attempt {event.attempt} {resume_words(event.resume_from)}: {event.because} "
         f"(lr {event.lr:g}, AMP {event.amp}, {batch}{wait})"
@@ -107,5 +109,5 @@ def _alert(event: AlertChanged) -> str | None:
         case AlertState.RESOLVED:
             return f"ALERT resolved {event.code}{drill}"
         case AlertState.FIRING:
-            evidence = evidence_words(event.evidence)
-            return f"ALERT {event.severity} {event.code}{drill}: {event.cause} ({evidence}). {event.action}"
+            cause = "" if event.fingerprint.startswith("incident:") else f"{event.cause}. "
+            return f"ALERT {event.severity} {event.code}{drill}: {cause}{event.action}"

@@ -182,4 +182,6 @@ def _position(spec: AttemptSpec, record: ExitRecord | None) -> tuple[int, int]:
                 step, epoch = line.step, line.epoch
             case "progress":
                 step, epoch = line.step, line.epoch - 1
+            case "drill":
+                step = line.drill.step - 1  # written before the step that it spoils
     return step, epoch

@@ -154,7 +154,7 @@ def nan_weights(step: int, names: Sequence[str], *, when: str) -> Verdict:
         what = f"optimizer state {first}{more} is not finite: the next update would poison the weights"
     else:
         what = f"weight {first}{more} is not finite"
-    evidence: Evidence = {"tensors": ", ".join(names[:8]), "nonfinite_tensors": len(names), "found": when}
+    evidence: Evidence = {"tensors": ", ".join(names[:8]), "nonfinite_tensors": len(names)}
     return Verdict(Cause.NAN_WEIGHTS, f"{what} (step {step}, {when})", fatal=True, evidence=evidence)
 
 

@@ -14,10 +14,23 @@ from threading import Event
 import numpy as np
 import pytest
 from PIL import Image
-
-from segwatch.daemon.history import History
+from segwatch.daemon.events import (
+    AttemptEnded,
+    AttemptPlanned,
+    DrillFired,
+    EpochCommitted,
+    EpochMoved,
+    Event,
+    IncidentOpened,
+    Outcome,
+    RunCreated,
+    ScoreRecorded,
+)
+from segwatch.daemon.history import Epoch, History
 from segwatch.daemon.process import Identity
 from segwatch.daemon.store import read_events
+from segwatch.trainer.config import Amp
+from segwatch.trainer.contract import Cause, Drill
 
 HERE = Path(__file__).parent
 DEADLINE_SECONDS = 60.0
@@ -142,3 +155,114 @@ def write_data(place: Path) -> None:
         Image.fromarray(mask).save(place / f"masks{suffix}" / f"one{suffix}.png")
 
 
+class Story:
+    """A run told fact by fact, without processes or files; `history` is what the facts fold into."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[float, Event]] = []
+        self.history = History()
+
+    def tell(self, event: Event) -> None:
+        moment = float(len(self.told))
+        self.told.append((moment, event))
+        self.history.apply(moment, event)
+
+    def begins(self, *, epochs: int = 100, names: tuple[str, ...] = ("field", "road")) -> None:
+        self.tell(RunCreated(config_hash="c0ffee", epochs=epochs, class_names=names))
+        self.plans(because="the run begins", resume_from=None)
+
+    def plans(self, **changes: object) -> None:
+        """The next attempt."""
+        plan = AttemptPlanned(
+            attempt=len(self.history.attempts) + 1,
+            lr=1e-3,
+            amp=Amp.OFF,
+            batch_size=4,
+            accumulate=1,
+            resume_from="checkpoints/initial.json",
+            resume_epoch=0,
+            resume_step=0,
+            because="a test says so",
+        )
+        self.tell(AttemptPlanned.model_validate({**plan.model_dump(), **changes}))
+
+    @property
+    def attempt(self) -> int:
+        return len(self.history.attempts)
+
+    def ends(self, outcome: Outcome, *, cause: Cause | None = None, message: str = "it ended", epoch: int = 0) -> None:
+        ended = AttemptEnded(
+            attempt=self.attempt, outcome=outcome, cause=cause, message=message, step=0, epoch=epoch, stepped=True
+        )
+        self.tell(ended)
+
+    def commits(self, epoch: int, *, step: int | None = None, finite: bool = True) -> Epoch:
+        manifest = f"checkpoints/checkpoint_epoch{epoch}.json"
+        step = 10 * epoch if step is None else step
+        sha256 = f"{self.attempt:02d}{epoch:062d}"
+        self.tell(
+            EpochCommitted(
+                attempt=self.attempt, epoch=epoch, step=step, manifest=manifest, sha256=sha256, finite=finite
+            )
+        )
+        return self.history.epochs[self.attempt, epoch]
+
+    def moves(self, attempt: int, epoch: int, reason: str = "superseded") -> None:
+        manifest = f"checkpoints/{reason}/{attempt:03d}/checkpoint_epoch{epoch}.json"
+        self.tell(EpochMoved(attempt=attempt, epoch=epoch, manifest=manifest, reason=reason))
+
+    def scores(
+        self, epoch: Epoch, split: str, miou: float | None, *, verdict: str = "ok", message: str = ""
+    ) -> ScoreRecorded:
+        score = ScoreRecorded(
+            attempt=epoch.attempt,
+            epoch=epoch.epoch,
+            step=epoch.step,
+            split=split,
+            verdict=verdict,
+            miou=miou,
+            fwiou=miou,
+            pixel_accuracy=miou,
+            mean_accuracy=miou,
+            mean_dice=miou,
+            class_iou=() if miou is None else (miou, None),
+            images=3,
+            seconds=0.5,
+            checkpoint_sha256=epoch.sha256,
+            message=message,
+        )
+        self.tell(score)
+        return score
+
+    def trains(self, epoch: int, test: float | None, val: float | None = None, *, verdict: str = "ok") -> Epoch:
+        """One epoch, committed and scored on both splits; `val` is as good as `test` where it is not given."""
+        committed = self.commits(epoch)
+        self.scores(committed, "val", test if val is None else val, verdict=verdict, message="as told")
+        self.scores(committed, "test", test, verdict=verdict, message="as told")
+        return committed
+
+    def suffers(
+        self, cause: Cause, *, step: int = 15, epoch: int = 2, fatal: bool = True, drill: Drill | None = None
+    ) -> IncidentOpened:
+        incident = IncidentOpened(
+            number=len(self.history.incidents) + 1,
+            attempt=self.attempt,
+            cause=cause,
+            step=step,
+            epoch=epoch,
+            message=f"what {cause} looks like",
+            evidence={"lr": 1e-3},
+            drill=drill,
+            fatal=fatal,
+        )
+        self.tell(incident)
+        return incident
+
+    def drills(self, drill: Drill) -> None:
+        self.tell(DrillFired(attempt=self.attempt, drill=drill))
+
+
+@pytest.fixture(scope="session")
+def a_run() -> type[Story]:
+    """Called, it begins an empty story: `run = a_run()`."""
+    return Story

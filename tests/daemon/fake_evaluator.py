@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from segwatch.checkpoints.manifest import read_manifest, verify_file
 from segwatch.durable import write_text
 from segwatch.errors import CorruptCheckpointError
@@ -88,7 +87,11 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
         )
         target = report_path(spec.run_dir, request.attempt, request.epoch, split)
         write_text(target, report.model_dump_json())
-        say(Scored(attempt=request.attempt, epoch=request.epoch, split=split, report=str(target.relative_to(spec.run_dir))))
+        say(
+            Scored(
+                attempt=request.attempt, epoch=request.epoch, split=split, report=str(target.relative_to(spec.run_dir))
+            )
+        )
     say(Done(attempt=request.attempt, epoch=request.epoch))
 
 

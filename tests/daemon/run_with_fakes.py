@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-
 from segwatch.daemon.job import StoppedEarly, run_job
 from segwatch.errors import SegwatchError
 from segwatch.trainer.contract import Drill

@@ -6,7 +6,6 @@ import json
 import signal
 
 import pytest
-
 from segwatch.daemon.events import AlertState, Outcome
 
 

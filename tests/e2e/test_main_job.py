@@ -1,0 +1,170 @@
+"""`segwatch run` from audit to report, undisturbed and with every fault made on purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import Site, strict
+
+pytestmark = pytest.mark.e2e
+
+
+def test_numeric_faults_are_rolled_back_and_told_apart(site: Site) -> None:
+    """A NaN loss, a poisoned BatchNorm statistic and a NaN weight, one after the other in one run."""
+    site.configure(epochs=6)
+    drills = ("nan-loss@6", "poison-batchnorm@11", "nan-weights@18")
+    code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
+    assert code == 0, output
+    assert [spec["lr"] for spec in site.specs()] == [3e-3, 1.5e-3, 7.5e-4, 3.75e-4]
+    assert {spec["amp"] for spec in site.specs()} == {"off"}
+    assert sorted(site.scored_epochs()) == sorted(site.scored_epochs("val")) == [1, 2, 3, 4, 5, 6]
+    told = [(i.opened.cause.value, str(i.opened.drill)) for i in site.history.incidents]
+    assert told == [
+        ("nan-loss", "nan-loss@6"),
+        ("nan-weights", "poison-batchnorm@11"),
+        ("nan-weights", "nan-weights@18"),
+    ]
+    log = site.alerts_log()
+    assert "nan-loss [DRILL nan-loss@6]" in log
+    assert "BatchNorm running statistic" in log
+    assert "learning rate 0.003 -> 0.0015" in log
+    for number in ("001", "002", "003"):
+        incident = site.run_dir / "incidents" / number
+        assert (incident / "batch.pt").exists()
+        strict((incident / "incident.json").read_text())
+    alerts = strict(site.segwatch("alerts", "--json")[1])
+    assert [(a["code"], a["state"]) for a in alerts if a["drill"]] == [
+        ("nan-loss", "resolved"),
+        ("nan-weights", "resolved"),
+        ("nan-weights", "resolved"),
+    ]
+    assert all(
+        set(alert) >= {"code", "severity", "state", "since", "cause", "evidence", "action", "advice", "drill"}
+        for alert in alerts
+    )
+
+
+def test_process_faults_are_resumed_with_nothing_changed_and_told_apart(site: Site) -> None:
+    """Killed, crashed, hung and out of memory, one after the other in one run."""
+    site.configure(epochs=6, hang_floor=3.0)
+    drills = ("kill@6", "crash@10", "hang@14", "out-of-memory@18")
+    code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
+    assert code == 0, output
+    assert {spec["lr"] for spec in site.specs()} == {3e-3}
+    assert [(s["batch_size"], s["accumulate"]) for s in site.specs()] == [(4, 1)] * 4 + [(2, 2)]
+    assert sorted(site.scored_epochs()) == [1, 2, 3, 4, 5, 6]
+    told = [(i.opened.cause.value, str(i.opened.drill)) for i in site.history.incidents]
+    assert told == [
+        ("worker-crashed", "kill@6"),
+        ("worker-crashed", "crash@10"),
+        ("worker-hung", "hang@14"),
+        ("out-of-memory", "out-of-memory@18"),
+    ]
+    log = site.alerts_log()
+    assert "signal SIGKILL" in log
+    assert "the worker crashed: " in log
+    stacks = (site.run_dir / "attempts" / "003" / "worker.log").read_text()
+    assert "most recent call first" in stacks
+
+
+def test_fp16_on_the_cpu_skips_steps_in_peace(site: Site) -> None:
+    """A scale that starts too high is the scaler's normal life: counted, no alert, no restart."""
+    site.configure(epochs=15, amp="fp16")
+    code, output = site.segwatch("run", "run.toml")
+    assert code == 0, output
+    assert len(site.specs()) == 1
+    codes = {alert.code for alert in site.history.alerts.values()}
+    assert not codes & {"nan-loss", "inf-gradients", "nan-weights", "amp-unstable", "worker-crashed"}
+    assert site.history.incidents == []
+    progress = [line for line in site.journal(1) if line["kind"] == "progress"]
+    assert progress[-1]["step"] == 60
+    assert progress[-1]["amp_scale"] is not None
+    assert progress[-1]["skipped_steps"] >= 0
+
+
+def test_a_killed_daemon_is_succeeded_and_nothing_is_scored_twice(site: Site) -> None:
+    site.configure(epochs=2000)
+    first = site.start("run", "run.toml")
+    site.until(lambda history: len(history.epochs) >= 2)
+    worker = site.worker()
+    first.kill()
+    first.communicate()
+    assert worker.alive(), "training goes on without its daemon"
+    status = strict(site.segwatch("status", "--json")[1])
+    assert status["state"] == "unwatched"
+    assert status["worker_pid"] == worker.pid
+    second = site.start("run", "run.toml")
+    site.until(lambda history: len(history.epochs) >= 4 and not history.unscored)
+    assert site.worker() == worker, "adopted, not started again"
+    code, output = site.segwatch("stop")
+    assert code == 0, output
+    second.communicate(timeout=60)
+    assert second.returncode == 143
+    assert not worker.alive()
+    keys = [(row["attempt"], row["epoch"]) for row in site.rows()]
+    assert len(keys) == len(set(keys)) >= 4
+
+
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(site: Site) -> None:
+    """Ctrl-C in mid-run, the same command again: bit-identical on the CPU."""
+    site.configure(epochs=40)
+    first = site.start("run", "run.toml")
+    site.until(lambda history: len(history.epochs) >= 1)
+    first.terminate()
+    first.communicate(timeout=60)
+    assert first.returncode == 143
+    assert 0 < len(site.history.epochs) < 40
+    assert site.segwatch("run", "run.toml")[0] == 0
+    assert len(site.specs()) == 2
+    assert site.segwatch("run", "run.toml", "--name", "undisturbed")[0] == 0
+    stopped, undisturbed = (
+        hashlib.sha256((site.place / "runs" / name / "checkpoints" / "checkpoint_epoch40.pth").read_bytes()).hexdigest()
+        for name in ("run", "undisturbed")
+    )
+    assert stopped == undisturbed
+
+
+def test_the_real_tiles_train_and_every_epoch_is_scored(tmp_path: Path, shared: Path) -> None:
+    """The run.toml of the README on 72 messy aerial tiles, two small epochs of it."""
+    place = tmp_path / "tiles"
+    shutil.copytree(shared / "data" / "dubai_aerial", place)
+    (place / "run.toml").write_text(
+        """\
+[data]
+root = "."
+classes = "classes.true.json"
+use = "named-and-present"
+scale = 0.125
+[data.train]
+images = "images/train"
+masks = "masks_id/train"
+[data.val]
+images = "images/val"
+masks = "masks_id/val"
+[data.test]
+images = "images/test"
+masks = "masks_id/test"
+[model]
+name = "unet"
+base_channels = 4
+[trainer]
+epochs = 2
+batch_size = 4
+lr = 1e-3
+"""
+    )
+    site = Site(place, place)
+    code, output = site.segwatch("run", "run.toml")
+    assert code == 0, output
+    assert site.scored_epochs() == [1, 2]
+    assert [row["images"] for row in site.rows()] == ["16", "16"]
+    assert "ids [255] are ignored" in output
+    best = strict(site.segwatch("best", "--json")[1])
+    assert set(best) == {"by_test", "by_val", "gap"}
+    assert Path(best["by_test"]["path"]).exists()
+    assert (site.run_dir / "best_test.pth").exists()
+    assert (site.run_dir / "report.md").read_text().startswith("# run\n\n**Finished**")
