@@ -11,6 +11,10 @@ from ..durable import LineLog
 from .events import AlertChanged, AlertState, Event, Evidence
 from .rules import Alert
 
+OVER = frozenset({AlertState.RESOLVED, AlertState.WITHDRAWN})
+TOLD = frozenset({AlertState.FIRING, AlertState.RESOLVED})
+"""What a person hears of. An alert that never fired was no news, and that it is gone is none either."""
+
 
 def changes(known: Mapping[str, AlertChanged], now: Iterable[Alert], moment: float) -> list[AlertChanged]:
     """What to record so that `known` (by fingerprint) becomes `now`. Nothing is repeated while nothing changes."""
@@ -21,14 +25,15 @@ def changes(known: Mapping[str, AlertChanged], now: Iterable[Alert], moment: flo
         if (record := _advance(known.get(alert.fingerprint), alert, moment)) is not None
     ]
     for fingerprint, old in known.items():
-        if old.state is not AlertState.RESOLVED and fingerprint not in holding:
-            changed.append(old.model_copy(update={"state": AlertState.RESOLVED}))
+        if old.state not in OVER and fingerprint not in holding:
+            over = AlertState.RESOLVED if old.state is AlertState.FIRING else AlertState.WITHDRAWN
+            changed.append(old.model_copy(update={"state": over}))
     return changed
 
 
 def _advance(old: AlertChanged | None, alert: Alert, moment: float) -> AlertChanged | None:
     state = AlertState.PENDING if alert.pending else AlertState.FIRING
-    again = old is None or old.state is AlertState.RESOLVED
+    again = old is None or old.state in OVER
     if old is not None and not again:
         if old.state is AlertState.FIRING:
             state = AlertState.FIRING  # once it fires it stays so until it no longer holds
@@ -49,13 +54,13 @@ def _advance(old: AlertChanged | None, alert: Alert, moment: float) -> AlertChan
 
 
 class AlertLog:
-    """alerts.log: one block per change, appended. Pending alerts are not news and stay out."""
+    """alerts.log: one block per change, appended."""
 
     def __init__(self, run_dir: Path) -> None:
         self._log = LineLog(run_dir / "alerts.log", fsync=False)
 
     def handle(self, moment: float, event: Event) -> None:
-        if isinstance(event, AlertChanged) and event.state is not AlertState.PENDING:
+        if isinstance(event, AlertChanged) and event.state in TOLD:
             for line in alert_lines(event, moment):
                 self._log.append(line)
 
@@ -63,12 +68,17 @@ class AlertLog:
         self._log.close()
 
 
-def alert_lines(alert: AlertChanged, moment: float) -> list[str]:
-    """The block of one alert: what, cause, evidence, action, advice; a resolved one in a single line."""
+def alert_lines(alert: AlertChanged, moment: float, *, whole: bool = False) -> list[str]:
+    """The block of one alert, as of `moment`: what, cause, evidence, action, advice.
+
+    A resolved one takes a single line, since its block stands above in the log, unless the `whole` is wanted.
+    """
     drill = f" [DRILL {one_line(alert.drill)}]" if alert.drill else ""
     head = f"{stamp(moment)} {alert.state.upper():8} {alert.severity.upper():8} {alert.code}{drill}"
     if alert.state is AlertState.RESOLVED:
-        return [f"{head}: over after {duration(moment - alert.since)}. It was: {one_line(alert.cause)}"]
+        head += f": over after {duration(moment - alert.since)}"
+        if not whole:
+            return [f"{head}. It was: {one_line(alert.cause)}"]
     return [
         head,
         f"    cause:    {one_line(alert.cause)}",

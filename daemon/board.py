@@ -14,12 +14,11 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
 from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from .. import tags
-from .alerts import evidence_words
+from .alerts import alert_lines, evidence_words
 from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
 from .history import History
 from .words import sentence
@@ -71,7 +70,7 @@ class Board:
         values.append((tags.epoch(score.split), float(score.epoch)))
         for tag, value in values:
             if value is not None:
-                self._add(moment, score.step, scalar_pb(tag, value))
+                self._add(moment, score.step, Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
         picture = self._run_dir / "evaluations" / "overlays" / f"attempt{score.attempt:03d}_epoch{score.epoch}.png"
         if score.split == "test" and picture.exists() and picture.stat().st_size < IMAGE_LIMIT_BYTES:
             self._add(moment, score.step, _image(tags.OVERLAYS, picture))
@@ -110,14 +109,8 @@ def _incident_words(incident: IncidentOpened) -> str:
 
 
 def _alert_words(alert: AlertChanged) -> str:
-    return "\n\n".join(
-        (
-            f"**{sentence(alert)}**",
-            f"evidence: {evidence_words(alert.evidence)}",
-            f"action: {alert.action}",
-            f"advice: {alert.advice}",
-        )
-    )
+    head, *rest = alert_lines(alert, alert.since)
+    return "\n\n".join((f"**{head}**", *(line.strip() for line in rest)))
 
 
 def _image(tag: str, path: Path) -> Summary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 finished, 1 gave up, 2 usage, 75 run held by another daemon, 78 configuration or data wrong, "
     "130 / 143 stopped by Ctrl-C / SIGTERM.",
 )
+
+EX_SOFTWARE = 70
 
 RunArgument = Annotated[
     Path | None,
@@ -116,7 +119,7 @@ def audit(
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        render(report, _console())
+        render(report, _console(), errors=False)
     require(report)
 
 
@@ -185,6 +188,10 @@ def main() -> None:
             raise
         typer.echo(f"segwatch: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - the outermost boundary: "gave up" has exit code 1, a fault of ours must not
+        traceback.print_exc()
+        typer.echo("segwatch: this is a mistake of segwatch itself; the lines above belong into its report", err=True)
+        sys.exit(EX_SOFTWARE)
 
 
 def _run(run: Path | None, runs_dir: Path) -> RunDir:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,10 +99,11 @@ def parse_config(text: bytes, where: Path) -> RunConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", where=where, remedy="mend the line that it names") from error
     try:
-        return RunConfig.model_validate(table)
+        # As JSON, where strict types are told apart and a path may still be written as a string.
+        return RunConfig.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
         mistakes = list(_explain(error))
-        plural = "mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        plural = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(
             f"{plural}:\n" + "\n".join(f"  {line}" for line in mistakes),
             where=where,
@@ -140,6 +142,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
                 line = f"{key}: unknown key{_nearest(location)}"
             case "missing":
                 line = f"{key}: missing"
+            case _ if key == "data.use" or key.startswith("data.use."):
+                line = 'data.use: either "named-and-present" or a list of ids from 0 to 254'
             case _:
                 shown = mistake["input"]
                 line = f"{key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]} (it is {shown!r})"

@@ -36,6 +36,9 @@ class AlertState(StrEnum):
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
+    """It fired and is over."""
+    WITHDRAWN = "withdrawn"
+    """It was pending and went before it fired."""
 
 
 class Severity(StrEnum):
@@ -219,8 +222,18 @@ class BudgetsForgiven(Record):
     kind: Literal["budgets-forgiven"] = "budgets-forgiven"
 
 
+class RescoreWanted(Record):
+    """Epochs that could not be scored are asked for again: a daemon began, so what was wrong may be mended."""
+
+    kind: Literal["rescore-wanted"] = "rescore-wanted"
+
+
 class RunFinished(Record):
     kind: Literal["run-finished"] = "run-finished"
+    trained: int = 0
+    """Epochs that stand."""
+    unscored: int = 0
+    """Of those, how many could not be scored."""
 
 
 Event = Annotated[
@@ -241,6 +254,7 @@ Event = Annotated[
     | AlertChanged
     | GaveUp
     | BudgetsForgiven
+    | RescoreWanted
     | RunFinished,
     Field(discriminator="kind"),
 ]

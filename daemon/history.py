@@ -26,6 +26,7 @@ from .events import (
     Event,
     GaveUp,
     IncidentOpened,
+    RescoreWanted,
     RunCreated,
     RunFinished,
     ScoreRecorded,
@@ -131,12 +132,15 @@ class History:
         """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt."""
         self.incidents: list[Incident] = []
         self.alerts: dict[str, AlertChanged] = {}
+        self.alerts_changed_at: dict[str, float] = {}
         self.not_finite: list[tuple[int, int]] = []
         """Epochs whose logits were not finite."""
         self.best: dict[str, Best] = {}
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
         self.gave_up: GaveUp | None = None
+        self.retry_asked = False
+        """A person wants another attempt, and none was planned since."""
         self.finished = False
         self.daemon: DaemonStarted | None = None
         self.stopped_because: str | None = None
@@ -168,6 +172,7 @@ class History:
                 self.drills_fired.append((event.attempt, event.drill))
             case AttemptPlanned():
                 self.attempts.append(Attempt(event))
+                self.retry_asked = False
             case AttemptSpawned():
                 attempt = self.attempt(event.attempt)
                 attempt.spawned, attempt.spawned_at = event, moment
@@ -187,12 +192,15 @@ class History:
                 self.incidents.append(Incident(event, moment))
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
+                self.alerts_changed_at[event.fingerprint] = moment
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():
-                self.gave_up = None
+                self.gave_up, self.retry_asked = None, True
                 for incident in self.incidents:
                     incident.forgiven = True
+            case RescoreWanted():
+                self._forget_failed_scores()
             case RunFinished():
                 self.finished = True
             case _:
@@ -260,6 +268,21 @@ class History:
             if fired_in == attempt and fits and drill not in explained:
                 return drill
         return None
+
+    @property
+    def ever_stepped(self) -> bool:
+        """Whether anything was trained at all; an attempt that still runs may have."""
+        return bool(self.epochs) or any(a.ended is None or a.ended.stepped for a in self.attempts)
+
+    def failed_epochs(self) -> list[Epoch]:
+        """The epochs that the evaluator could not score."""
+        return [e for e in self.epochs.values() if any(s.verdict == "failed" for s in e.scores.values())]
+
+    def _forget_failed_scores(self) -> None:
+        for epoch in self.failed_epochs():
+            epoch.scores = {split: score for split, score in epoch.scores.items() if score.verdict != "failed"}
+            self.unscored[epoch.key] = epoch
+            self.finished = False
 
     def _commit(self, event: EpochCommitted) -> None:
         epoch = Epoch(

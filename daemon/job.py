@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -34,7 +35,7 @@ from .rundir import RunDir
 from .scorer import Scorer
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen
-from .store import Store
+from .store import Store, read_events
 from .supervisor import Supervisor
 from .views import data_of
 
@@ -67,10 +68,11 @@ def run_job(
         run = RunDir(runs_dir / (name or source.stem))
         run.hold()
         try:
+            begun = _begin(run, source, config, console)
             return _held(
                 run,
-                source,
                 config,
+                begun,
                 drills=drills,
                 retry=retry,
                 console=console,
@@ -78,6 +80,8 @@ def run_job(
             )
         finally:
             run.release()
+            if not run.exists:
+                run.abandon()
 
 
 def audit_data(source: Path, config: RunConfig, console: Console) -> AuditReport:
@@ -99,24 +103,36 @@ def audit_data(source: Path, config: RunConfig, console: Console) -> AuditReport
         )
 
 
+@dataclass(frozen=True)
+class Begun:
+    """How the run directory was found or made."""
+
+    new: bool
+    """Audited and frozen just now: the first time, or again because nothing was trained with the old settings."""
+    changes: dict[str, str]
+
+
+def _begin(run: RunDir, source: Path, config: RunConfig, console: Console) -> Begun:
+    """Make the run directory, or take it up with what was edited since."""
+    if run.exists and History.of(read_events(run.path)).ever_stepped:
+        return Begun(new=False, changes=run.accept(source, config))
+    report = audit_data(source, config, console)
+    render(report, console, errors=False)
+    run.create(source, config, require(report))
+    return Begun(new=True, changes={})
+
+
 def _held(
     run: RunDir,
-    source: Path,
     config: RunConfig,
+    begun: Begun,
     *,
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
     commands: tuple[Sequence[str], Sequence[str]],
 ) -> int:
-    """The run directory is ours: make it or take it up, watch it to its end, and say how it went."""
-    changes: dict[str, str] = {}
-    if run.exists:
-        changes = run.accept(source, config)
-    else:
-        report = audit_data(source, config, console)
-        render(report, console)
-        run.create(source, config, require(report))
+    """The run directory is ours: watch it to its end, and say how it went."""
     _log_to(run.path / "daemon.log")
     store = Store(run.path)
     history = History.of(store.events())
@@ -125,7 +141,7 @@ def _held(
     recorder = Recorder(store, history, [*sinks, Board(run.path, history)])
     try:
         recorder.catch_up()
-        _record_wishes(run, recorder, config, changes=changes, drills=drills, retry=retry)
+        _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
         code = _watch(run, config, recorder, screen, commands) if _has_work(history) else _code_of(history)
     finally:
         recorder.close()
@@ -134,10 +150,10 @@ def _held(
 
 
 def _record_wishes(
-    run: RunDir, recorder: Recorder, config: RunConfig, *, changes: dict[str, str], drills: Sequence[Drill], retry: bool
+    run: RunDir, recorder: Recorder, config: RunConfig, begun: Begun, *, drills: Sequence[Drill], retry: bool
 ) -> None:
     history = recorder.history
-    if history.created is None:
+    if begun.new:
         data = data_of(run)
         recorder.record(
             RunCreated(
@@ -146,16 +162,18 @@ def _record_wishes(
                 class_names=data.class_names,
             )
         )
-    if changes:
-        recorder.record(ConfigChanged(changes=changes, epochs=config.trainer.epochs))
+    if begun.changes:
+        recorder.record(ConfigChanged(changes=begun.changes, epochs=config.trainer.epochs))
     if drills:
         recorder.record(DrillsRequested(drills=tuple(drills)))
-    if retry and history.gave_up is not None:
+    if history.gave_up is not None and (retry or begun.new):
         recorder.record(BudgetsForgiven())
 
 
 def _has_work(history: History) -> bool:
-    return not (history.finished or history.gave_up is not None) or bool(history.unscored)
+    if history.finished or history.gave_up is not None:
+        return bool(history.unscored or history.failed_epochs())
+    return True
 
 
 def _code_of(history: History) -> int:

@@ -25,7 +25,7 @@ class Liveness:
         match line:
             case Progress():
                 self._p99_seconds = line.p99_step_seconds
-                if self.phase == "first-step":
+                if self.phase in {"loading", "first-step"}:  # loading: a daemon that adopted it missed the phase line
                     self.phase = "training"
                 if line.step > self._step:
                     self._step, self._since = line.step, now

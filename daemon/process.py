@@ -152,12 +152,25 @@ def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> t
         return not identity.alive()
 
     def carry_out() -> None:
+        started = _started_by(identity)
         if stacks and identity.send(signal.SIGUSR1, group=False):
             gone_within(STACKS_SECONDS)
         identity.send(signal.SIGTERM)
         if not gone_within(grace_seconds):
             identity.send(signal.SIGKILL)
+        for left in started:  # the group was asked; what did not leave with its leader would hold the device for ever
+            left.send(signal.SIGKILL, group=False)
 
     thread = threading.Thread(target=carry_out, name=f"stop-{identity.pid}", daemon=True)
     thread.start()
     return thread
+
+
+def _started_by(identity: Identity) -> list[Identity]:
+    """What a process has started and still runs, as it is now: afterwards nobody can tell."""
+    if not identity.alive():
+        return []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(identity.pid).children(recursive=True)
+        return [found for child in children if (found := Identity.of(child.pid)) is not None]
+    return []

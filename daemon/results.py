@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from ..durable import sync_directory, write_text
-from .events import Event, ScoreRecorded
+from .events import Event, RescoreWanted, ScoreRecorded
 from .history import History
 
+log = logging.getLogger(__name__)
 COLUMNS = (
     "attempt",
     "epoch",
@@ -33,12 +35,19 @@ class ResultsFile:
 
     def __init__(self, run_dir: Path, history: History) -> None:
         self._path = run_dir / "results.csv"
+        self._history = history
         self._written: set[tuple[int, int, str]] = set()
-        rows = [score for _, epoch in sorted(history.epochs.items()) for score in epoch.scores.values()]
+        self._write_whole()
+
+    def _write_whole(self) -> None:
+        self._written.clear()
+        rows = [score for _, epoch in sorted(self._history.epochs.items()) for score in epoch.scores.values()]
         write_text(self._path, _line(COLUMNS) + "".join(self._row(score) for score in rows))
 
     def handle(self, moment: float, event: Event) -> None:
         del moment
+        if isinstance(event, RescoreWanted):
+            self._write_whole()
         if isinstance(event, ScoreRecorded) and _key(event) not in self._written:
             row = self._row(event)
             with self._path.open("a", encoding="utf-8") as file:
@@ -76,6 +85,9 @@ class BestFiles:
     def _link(self, split: str) -> None:
         source = self._run_dir / self._history.best[split].epoch.weights
         target = self._run_dir / f"best_{split}.pth"
+        if not source.exists():  # a move that a daemon did not live to record, or a person's doing
+            log.warning("%s is not there: %s stays as it is", source, target.name)
+            return
         if target.exists() and target.samefile(source):
             return
         temporary = self._run_dir / f".best_{split}.{os.getpid()}.tmp"

@@ -5,6 +5,8 @@ Knows files and manifests; which *kind* of checkpoint is wanted was decided by `
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,11 @@ def supersede(run_dir: Path, step: int) -> Iterator[tuple[Manifest, str]]:
     Repeatable: what a daemon that died on the way has moved is simply no longer there.
     """
     for path in list(scan_manifests(run_dir / "checkpoints")):
-        manifest = read_manifest(path)
+        try:
+            manifest = read_manifest(path)
+        except CorruptCheckpointError:
+            quarantine(run_dir, path, None)
+            continue
         if manifest.step > step:
             target = run_dir / "checkpoints" / "superseded" / f"{manifest.attempt:03d}"
             yield manifest, str(_move(path, manifest, target).relative_to(run_dir))
@@ -81,7 +87,12 @@ def supersede(run_dir: Path, step: int) -> Iterator[tuple[Manifest, str]]:
 def quarantine(run_dir: Path, path: Path, manifest: Manifest | None) -> str:
     """Move a broken checkpoint to `quarantine/`; returns where its manifest now is, relative to the run."""
     attempt = "unknown" if manifest is None else f"{manifest.attempt:03d}"
-    return str(_move(path, manifest, run_dir / "checkpoints" / "quarantine" / attempt).relative_to(run_dir))
+    base = run_dir / "checkpoints" / "quarantine"
+    target, number = base / attempt, 1
+    while (target / path.name).exists():
+        number += 1
+        target = base / f"{attempt}-{number}"
+    return str(_move(path, manifest, target).relative_to(run_dir))
 
 
 def _wanted(manifest: Manifest, history: History, want: ResumeFrom) -> bool:
@@ -98,13 +109,21 @@ def _files(manifest: Manifest) -> list[StoredFile]:
 
 
 def _move(path: Path, manifest: Manifest | None, target: Path) -> Path:
-    """The manifest goes first: a checkpoint whose move was cut short is then simply not committed any more."""
+    """The files are linked first and let go last: a manifest has them beside it wherever this is cut short."""
     target.mkdir(parents=True, exist_ok=True)
+    names = [] if manifest is None else [stored.name for stored in _files(manifest)]
+    for name in names:
+        if not (target / name).exists():
+            with contextlib.suppress(OSError):  # not there, or a file system without hard links: moved below
+                os.link(path.parent / name, target / name, follow_symlinks=False)
+    sync_directory(target)
     moved = path.replace(target / path.name)
-    for stored in [] if manifest is None else _files(manifest):
-        source = path.parent / stored.name
-        if source.exists() or source.is_symlink():
-            source.replace(target / stored.name)
+    for name in names:
+        source = path.parent / name
+        if (target / name).exists() and source.exists() and source.samefile(target / name):
+            source.unlink()  # rename(2) does nothing between two links to one file
+        elif source.exists() or source.is_symlink():
+            source.replace(target / name)
     for directory in (target, path.parent):
         sync_directory(directory)
     return moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -23,6 +24,8 @@ from .process import Identity, myself
 LOCK = "run.lock.toml"
 FREE_WHILE_RUNNING = (
     "trainer.epochs",
+    "trainer.device",
+    "trainer.threads",
     "trainer.recovery_seconds",
     "evaluator.",
     "checkpoints.",
@@ -99,6 +102,13 @@ class RunDir:
     def release(self) -> None:
         self._lock.release()
 
+    def abandon(self) -> None:
+        """Leave no trace of a run that could not begin; what holds anything else is left alone."""
+        for name in ("daemon.json", "daemon.lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: somebody else's
+            self.path.rmdir()
+
     def holder(self) -> Holder | None:
         """The daemon that took the run last, alive or not."""
         try:
@@ -143,7 +153,7 @@ def find_run(run: Path | None, runs_dir: Path) -> RunDir:
             if RunDir(candidate).exists:
                 return RunDir(candidate)
         raise UsageError(f"no run at {run}", remedy=f"runs here: {_names(runs_dir) or 'none'}")
-    begun = [path for path in _run_paths(runs_dir) if RunDir(path).exists]
+    begun = _run_paths(runs_dir)
     if not begun:
         raise UsageError(
             f"no run in {runs_dir}", remedy="begin one with `segwatch run run.toml`, or name its directory"
@@ -159,7 +169,7 @@ def _began(path: Path) -> float:
 def _run_paths(runs_dir: Path) -> list[Path]:
     if not runs_dir.is_dir():
         return []
-    return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in runs_dir.iterdir() if RunDir(path).exists)
 
 
 def _names(runs_dir: Path) -> str:

@@ -14,7 +14,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from ..durable import write_text
-from ..evaluator.report import ANSWER, EvaluatorSpec, Ready, Request
+from ..evaluator.report import ANSWER, EvaluatorSpec, Ready, Request, Unable
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,17 @@ class Scorer:
         self._early_deaths = 0
         self._closing = False
         self.in_flight: Request | None = None
+        self.refusal: str | None = None
+        """Why it says that it cannot score anything: configuration or data, so trying again cannot help."""
 
     @property
-    def unable(self) -> bool:
-        """It died several times before it was ready: nothing can be scored until a person looks."""
-        return self._early_deaths >= len(RESTART_SECONDS)
+    def unable(self) -> str | None:
+        """Why nothing can be scored until a person looks: it says so itself, or died several times before it began."""
+        if self.refusal is not None:
+            return self.refusal
+        if self._early_deaths >= len(RESTART_SECONDS):
+            return "the evaluator does not start; see evaluator.log"
+        return None
 
     @property
     def idle(self) -> bool:
@@ -61,7 +67,7 @@ class Scorer:
         """Start it when it should run and does not; kill it when it has not been heard of for too long."""
         now = self._clock()
         if self._process is None:
-            if not (self._closing or self.unable) and now >= self._not_before:
+            if not self._closing and self.unable is None and now >= self._not_before:
                 self._start(now)
         elif (self.in_flight is not None or not self._ready) and now - self._heard_at > self._timeout_seconds:
             log.warning("the evaluator said nothing for %.0f s: killed", now - self._heard_at)
@@ -87,6 +93,8 @@ class Scorer:
         self._heard_at = self._clock()
         if isinstance(said.answer, Ready):
             self._ready, self._early_deaths = True, 0
+        elif isinstance(said.answer, Unable):
+            self.refusal = said.answer.message
         return True
 
     def answered(self) -> None:

@@ -22,6 +22,7 @@ from ..evaluator.report import (
     Refused,
     Request,
     Scored,
+    Unable,
     Verdict,
     Working,
     report_path,
@@ -63,6 +64,11 @@ class Scoring:
                 )
             )
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the evaluator says that it can never score anything here."""
+        return self._scorer.refusal
+
     def heard(self, said: EvaluatorSaid) -> Iterator[Event]:
         if not self._scorer.heard(said):
             return
@@ -73,7 +79,7 @@ class Scoring:
                 yield from self._refused(said.answer)
             case Done():
                 self._scorer.answered()
-            case Ready() | Working():
+            case Ready() | Working() | Unable():
                 pass
             case _:
                 assert_never(said.answer)
@@ -97,8 +103,8 @@ class Scoring:
         """A report that an earlier daemon did not live to record; a checkpoint that says itself it is not finite."""
         if not epoch.finite:
             yield from _rows(epoch, Verdict.NOT_FINITE, "its manifest says that it holds NaN or Inf")
-        elif self._scorer.unable:
-            yield from _rows(epoch, Verdict.FAILED, "the evaluator does not start; see evaluator.log")
+        elif self._scorer.unable is not None:
+            yield from _rows(epoch, Verdict.FAILED, self._scorer.unable)
         elif epoch.key not in self._looked_for:
             self._looked_for.add(epoch.key)
             for split in _missing(epoch):
@@ -118,7 +124,7 @@ class Scoring:
         epoch = self._history.epochs[answer.attempt, answer.epoch]
         request = self._scorer.in_flight
         match answer.reason:
-            case "missing" if request is not None and request.manifest != epoch.manifest:
+            case "missing" | "corrupt" if request is not None and request.manifest != epoch.manifest:
                 log.info("epoch %d was moved by a roll-back while it was asked for; it is asked for again", epoch.epoch)
             case "corrupt":
                 yield from self.condemn_file(epoch, answer.message)

@@ -10,7 +10,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from pydantic import ValidationError
 
 from ..durable import LineLog, dumps, read_lines
 from ..errors import SegwatchError
-from .events import EVENT, AlertChanged, AlertState, Event
+from .alerts import TOLD
+from .events import EVENT, AlertChanged, Event
 
 DATABASE = "state.db"
 EVENTS = "events.jsonl"
@@ -94,18 +94,14 @@ class Store:
 def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
     """Every fact with its time, oldest first, whether a daemon is writing or not.
 
-    Raises SegwatchError where no run is.
+    Reads events.jsonl, which asks for no lock and no write access: a database that a dying daemon left in mid-commit
+    can only be read by rolling it back. Raises SegwatchError where no run is.
     """
-    path = run_dir / DATABASE
+    path = run_dir / EVENTS
     if not path.exists():
-        raise SegwatchError("no run here: it has no state.db", where=run_dir, remedy="name a run's directory")
-    # mode=rw although nothing is written: a daemon killed in mid-commit leaves a journal that the next reader rolls back.
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10)) as database:
-        try:
-            yield from _rows(database)
-        except sqlite3.DatabaseError as error:
-            remedy = f"`segwatch run` builds it anew from {EVENTS}"
-            raise SegwatchError(f"cannot be read: {error}", where=path, remedy=remedy) from error
+        raise SegwatchError(f"no run here: it has no {EVENTS}", where=run_dir, remedy="name a run's directory")
+    for _, moment, body in _log_rows(path):
+        yield moment, _event(body)
 
 
 class EventTail:
@@ -125,17 +121,21 @@ class EventTail:
                 except ValueError:
                     continue  # torn by a crash; the daemon that followed told it again
                 alert = AlertChanged.model_validate(body)
-                if alert.state is not AlertState.PENDING:
+                if alert.state in TOLD:
                     yield float(body["time"]), alert
 
 
 def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
     rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
-    for moment, body in rows.fetchall():  # at once: a reader that takes its time must not hold up the writer's commit
-        try:
-            yield moment, EVENT.validate_json(body)
-        except ValidationError as error:
-            raise SegwatchError(f"a fact is not readable by this release: {error}: {body}") from error
+    for moment, body in rows.fetchall():
+        yield moment, _event(json.loads(body))
+
+
+def _event(body: dict[str, Any]) -> Event:
+    try:
+        return EVENT.validate_python(body)
+    except ValidationError as error:
+        raise SegwatchError(f"a fact is not readable by this release: {error}: {body}") from error
 
 
 def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:

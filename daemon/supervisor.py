@@ -48,6 +48,7 @@ from .events import (
     Evidence,
     GaveUp,
     Outcome,
+    RescoreWanted,
     RunFinished,
 )
 from .history import Attempt, History
@@ -113,6 +114,8 @@ class Supervisor:
         self._start_at = 0.0
         self._trained = False
         self._interrupt: int | None = None
+        self._verdict: GaveUp | None = None
+        """Why the run is given up as soon as its worker has saved and left."""
         self._exit_code: int | None = None
         self._checkpoints_changed: int | None = None
 
@@ -158,6 +161,7 @@ class Supervisor:
                 self._worker_exited(message)
             case EvaluatorSaid():
                 self._record_all(self._scoring.heard(message))
+                self._check_evaluator()
             case EvaluatorExited():
                 self._record_all(self._scoring.died(message))
             case _:
@@ -184,6 +188,8 @@ class Supervisor:
         """Go on from wherever the last daemon was, however it went."""
         me = process.myself()
         self._recorder.record(DaemonStarted(pid=me.pid, create_time=me.create_time, host=socket.gethostname()))
+        if self.history.failed_epochs():
+            self._recorder.record(RescoreWanted())
         self._find_moved()
         self._find_epochs()
         attempt = self.history.current
@@ -197,20 +203,24 @@ class Supervisor:
             self._conclude(ending_of(self._frozen_spec(attempt), None, asked=False))
 
     def _plan_first(self) -> None:
-        trainer = self._config.trainer
+        settings = self._configured()
         self._recorder.record(
             AttemptPlanned(
                 attempt=1,
-                lr=trainer.lr,
-                amp=trainer.amp,
-                batch_size=trainer.batch_size,
-                accumulate=trainer.accumulate,
+                lr=settings.lr,
+                amp=settings.amp,
+                batch_size=settings.batch_size,
+                accumulate=settings.accumulate,
                 resume_from=None,
                 resume_epoch=0,
                 resume_step=0,
                 because="the run begins",
             )
         )
+
+    def _configured(self) -> policy.Settings:
+        trainer = self._config.trainer
+        return policy.Settings(trainer.lr, trainer.amp, trainer.batch_size, trainer.accumulate)
 
     def _adopt(self, attempt: Attempt) -> None:
         """A worker outlived its daemon: it goes on training, and this daemon watches it from here."""
@@ -240,6 +250,11 @@ class Supervisor:
     def _go_on_after(self, attempt: Attempt, ended: AttemptEnded) -> None:
         """The last attempt is over and recorded; its answer is not, or it was a stop."""
         match ended.outcome:
+            case _ if self.history.retry_asked:
+                good = ended.outcome is Outcome.UNSTABLE
+                self._plan_next(
+                    attempt, because="a person asked for another try", resume="verified-good" if good else "latest"
+                )
             case Outcome.FINISHED if self._reached_the_end():
                 self._trained = True
             case Outcome.FINISHED:
@@ -384,6 +399,24 @@ class Supervisor:
             self._screen.say(f"the worker stands still: {late}; its stacks go to worker.log, then it is stopped")
             worker.condemn(Condemned(Outcome.HUNG, Cause.WORKER_HUNG, late, {}), stacks=True)
 
+    def _check_evaluator(self) -> None:
+        """An evaluator that cannot score anything is found out in the first minute, not after days of training.
+
+        Once a run has scores, such a fault costs scores and alerts, never training.
+        """
+        refusal = self._scoring.refusal
+        if refusal is None or self._verdict is not None or self.history.best or self._trained:
+            return
+        self._verdict = GaveUp(reason=f"the evaluator cannot score anything: {refusal}", exit_code=78)
+        if self._worker is None:
+            self._give_up(self._verdict)
+        else:
+            self._worker.ask_to_stop()
+
+    def _give_up(self, verdict: GaveUp) -> None:
+        self._recorder.record(verdict)
+        self._trained = True
+
     def _check_scores(self) -> None:
         """A checkpoint that gives NaN in evaluation, whatever it says of itself, ends the attempt that made it."""
         worker = self._worker
@@ -404,8 +437,11 @@ class Supervisor:
         self._read_journal(self._clock())
         self._find_epochs()
         self._worker = None
-        ended = worker.ended(message.returncode, asked=self._interrupt is not None)
+        asked = self._interrupt is not None or self._verdict is not None
+        ended = worker.ended(message.returncode, asked=asked)
         self._conclude(ended, trouble=worker.last_trouble, condemned=worker.condemned)
+        if self._verdict is not None:
+            self._give_up(self._verdict)
 
     def _conclude(
         self, ended: AttemptEnded, *, trouble: Trouble | None = None, condemned: Condemned | None = None
@@ -457,8 +493,7 @@ class Supervisor:
             case policy.Complete():
                 self._trained = True
             case policy.GiveUp():
-                self._recorder.record(GaveUp(reason=decision.reason, exit_code=decision.exit_code))
-                self._trained = True
+                self._give_up(GaveUp(reason=decision.reason, exit_code=decision.exit_code))
             case policy.Restart():
                 if decision.resume == "verified-good" and self._scores_are_coming() and now < undecided.until:
                     return
@@ -519,7 +554,8 @@ class Supervisor:
         delay_seconds: float = 0.0,
     ) -> None:
         """Record the intent; carrying it out starts with the next look."""
-        settings = settings or _settings(attempt.plan)
+        if settings is None:  # what was never trained with may have been mended in the file
+            settings = _settings(attempt.plan) if self.history.ever_stepped else self._configured()
         point, broken = rollback.choose(self._run.path, self.history, resume)
         for entry in broken:
             self._set_aside(entry)
@@ -556,6 +592,8 @@ class Supervisor:
         attempt = self.history.current
         if self._worker is not None or attempt is None or attempt.spawned is not None or now < self._start_at:
             return
+        if self._trained:
+            return  # given up before it began
         lock = self._lock.acquire()
         if lock is None:
             return  # something of the last worker still holds the device
@@ -608,8 +646,10 @@ class Supervisor:
         if self.history.gave_up is not None:
             self._exit_code = self.history.gave_up.exit_code
         else:
-            self._recorder.record(RunFinished())
-            self._exit_code = 0
+            standing = self.history.lineage()
+            failed = len(self.history.failed_epochs())
+            self._recorder.record(RunFinished(trained=len(standing), unscored=failed))
+            self._exit_code = 1 if standing and failed >= len(standing) else 0
         self._update_alerts()
         self._recorder.record(DaemonStopped(reason="gave up" if self._exit_code else "finished"))
 

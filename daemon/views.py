@@ -15,7 +15,7 @@ from rich.table import Table
 from ..data.resolved import ResolvedData
 from ..trainer.contract import JOURNAL, Progress, attempt_dir
 from . import process
-from .alerts import alert_lines, duration, stamp
+from .alerts import TOLD, alert_lines, duration, stamp
 from .events import AlertChanged, AlertState, Outcome, Severity
 from .history import Best, History
 from .journal import tail
@@ -24,8 +24,8 @@ from .rundir import LOCK, RunDir
 from .store import read_events
 from .words import percent
 
-RARE_SHARE = 1e-3
-"""Under 0.1 % of the training pixels a low IoU is expected: there is little to learn from."""
+RARE_SHARE = 5e-3
+"""Under 0.5 % of the training pixels a low IoU is expected: there is little to learn from."""
 EPOCH_COLUMNS = ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "pixel acc.", "note")
 CLASS_COLUMNS = ("class", "train pixels", "test IoU", "note")
 
@@ -99,8 +99,8 @@ def _state(look: Look) -> str:
         if look.worker_alive:
             return "unwatched"
         return "stopped" if history.stopped_because is not None else "interrupted"
-    if attempt is None or attempt.spawned is None or (attempt.started is None and attempt.ended is None):
-        return "starting"
+    if attempt is None or (attempt.ended is None and attempt.started is None):
+        return "starting" if attempt is None or attempt.plan.incident is None else "recovering"
     if attempt.ended is None:
         return "training"
     return "evaluating" if attempt.ended.outcome is Outcome.FINISHED else "recovering"
@@ -209,7 +209,7 @@ def gap_words(history: History) -> str:
 
 def alerts(look: Look) -> list[dict[str, Any]]:
     """Every alert that fires or fired, newest state of each, in order of its beginning."""
-    told = [alert for alert in look.history.alerts.values() if alert.state is not AlertState.PENDING]
+    told = [alert for alert in look.history.alerts.values() if alert.state in TOLD]
     return [alert_json(alert) for alert in sorted(told, key=lambda alert: alert.since)]
 
 
@@ -229,12 +229,11 @@ def alert_json(alert: AlertChanged) -> dict[str, Any]:
 
 
 def print_alerts(look: Look, console: Console) -> None:
-    told = [alert for alert in look.history.alerts.values() if alert.state is not AlertState.PENDING]
+    told = [alert for alert in look.history.alerts.values() if alert.state in TOLD]
     if not told:
         console.print("no alerts")
     for alert in sorted(told, key=lambda alert: alert.since):
-        moment = alert.since if alert.state is AlertState.FIRING else (look.history.last_at or alert.since)
-        for line in alert_lines(alert, moment):
+        for line in alert_lines(alert, look.history.alerts_changed_at[alert.fingerprint], whole=True):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -254,7 +253,7 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
         won = [split for split in ("test", "val") if best_keys.get(split) == epoch.key]
         notes = [f"best {'+'.join(won)}"] if won else []
         notes += [epoch.moved] if epoch.moved else []
-        notes += sorted({score.verdict for score in epoch.scores.values() if score.verdict != "ok"})
+        notes += [f"{split}: {score.verdict}" for split, score in epoch.scores.items() if score.verdict != "ok"]
         rows.append(
             (
                 str(epoch.epoch),
@@ -278,7 +277,7 @@ def class_rows(history: History, data: ResolvedData) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for index in sorted(range(len(ious)), key=lambda i: (ious[i] is None, ious[i] or 0.0)):
         share = data.share(index, "train")
-        rare = share is not None and share < RARE_SHARE
+        rare = share is not None and share < RARE_SHARE and (ious[index] or 0.0) < found.miou
         note = "rare: a low IoU is expected" if rare else ""
         rows.append((data.class_names[index], percent(share, 4), percent(ious[index]), note))
     return rows
@@ -297,14 +296,26 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     console.print(f"\n{title}", soft_wrap=True, highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="left" if column in {"class", "note"} else "right", no_wrap=column != "note")
+        words = column in {"class", "note"}
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
 
 
 def happened(history: History) -> list[str]:
-    """Each incident and its answer in a line or two."""
+    """Each incident with its answer, each alert of another kind, and the end if it is a bad one, in a line or two."""
+    lines = _incident_lines(history)
+    for alert in sorted(history.alerts.values(), key=lambda alert: alert.since):
+        if alert.state in TOLD and not alert.fingerprint.startswith(("incident:", "gave-up")):
+            state = "still firing" if alert.state is AlertState.FIRING else "resolved"
+            lines.append(f"{stamp(alert.since)} {alert.code}: {alert.cause} ({state}). -> {alert.advice}")
+    if history.gave_up is not None:
+        lines.append(f"gave up: {history.gave_up.reason}")
+    return lines
+
+
+def _incident_lines(history: History) -> list[str]:
     lines = []
     for incident in history.incidents:
         opened = incident.opened

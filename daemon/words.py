@@ -21,6 +21,7 @@ from .events import (
     GaveUp,
     IncidentOpened,
     Outcome,
+    RescoreWanted,
     RunCreated,
     RunFinished,
     ScoreRecorded,
@@ -75,8 +76,12 @@ def sentence(event: Event) -> str | None:
             return "restart budgets are fresh again, on request"
         case DaemonStopped():
             return f"daemon leaves: {event.reason}"
+        case RescoreWanted():
+            return "epochs that could not be scored are tried again"
+        case RunFinished() if event.unscored:
+            return f"finished: {event.trained} epochs trained, but {event.unscored} could NOT be scored (results.csv)"
         case RunFinished():
-            return "finished: every epoch is trained and scored"
+            return f"finished: {event.trained} epochs trained, every one scored"
         case _:
             return None
 
@@ -104,7 +109,7 @@ def _scored(event: ScoreRecorded) -> str:
 def _alert(event: AlertChanged) -> str | None:
     drill = f" [DRILL {event.drill}]" if event.drill else ""
     match event.state:
-        case AlertState.PENDING:
+        case AlertState.PENDING | AlertState.WITHDRAWN:
             return None
         case AlertState.RESOLVED:
             return f"ALERT resolved {event.code}{drill}"

@@ -219,16 +219,17 @@ def _judge_classes(
     if config.use == "named-and-present":
         used = possible
     else:
-        wrong = list(_judge_list(config.use, table, train))
+        wrong = list(_judge_list(config.use, table, train, f"data.train.masks ({config.train.masks})"))
         errors += wrong
         if wrong:
             return ()
         used = tuple(sorted(config.use))
     if len(used) < 2:
+        listed = config.use != "named-and-present"
         errors.append(
             Problem(
                 what=f"no two classes to train, only {list(used)}; the training masks hold ids {sorted(train)}",
-                where=str(table.path),
+                where="data.use" if listed else str(table.path),
                 remedy="name at least two ids that the training masks hold",
             )
         )
@@ -239,7 +240,7 @@ def _judge_classes(
     return used
 
 
-def _judge_list(use: list[int], table: ClassTable, train: Counter[int]) -> Iterator[Problem]:
+def _judge_list(use: list[int], table: ClassTable, train: Counter[int], masks: str) -> Iterator[Problem]:
     would_work = [class_id for class_id in table.ids if train[class_id]]
     for class_id, times in Counter(use).items():
         if times > 1:
@@ -255,7 +256,7 @@ def _judge_list(use: list[int], table: ClassTable, train: Counter[int]) -> Itera
         elif not train[class_id]:
             yield Problem(
                 what=f"data.use lists id {class_id} ({_called(table, class_id)}), which no training mask holds",
-                where="data.train.masks",
+                where=masks,
                 remedy=f"take id {class_id} out of data.use: it cannot be learned; these would work: {would_work}",
             )
 

@@ -16,8 +16,11 @@ from .resolved import ResolvedData
 FILES_SHOWN = 8
 
 
-def render(report: AuditReport, console: Console) -> None:
-    """The classes with their shares, then warnings and errors, then the classes to use, as TOML. 80 columns suffice."""
+def render(report: AuditReport, console: Console, *, errors: bool = True) -> None:
+    """The classes with their shares, then warnings and errors, then the classes to use, as TOML. 80 columns suffice.
+
+    Without `errors` those are left to the caller, who raises them.
+    """
     console.print(_summary(report))
     if report.classes or report.unknown_ids:
         console.print(_class_table(report))
@@ -25,7 +28,7 @@ def render(report: AuditReport, console: Console) -> None:
             console.print(line)
     for problem in report.warnings:
         console.print(_problem("warning", "yellow", problem))
-    for problem in report.errors:
+    for problem in report.errors if errors else ():
         console.print(_problem("error", "bold red", problem))
     console.print()
     console.print(_verdict(report))

@@ -33,10 +33,17 @@ class MaskFormatError(ConfigError):
     """A sound file whose pixels are no class ids: the whole data set wants converting, not this file leaving out."""
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header alone. Raises ConfigError."""
+def check_image(path: Path) -> tuple[int, int]:
+    """(height, width) of an image that can be decoded to its end: a header also stands before a cut file.
+
+    A JPEG is decoded at an eighth of its size, which reads every byte at a third of the cost. Raises ConfigError.
+    """
     with _opened(path) as image:
-        return image.height, image.width
+        size = image.height, image.width
+        image.draft(None, (image.width // 8, image.height // 8))
+        _refuse_deep(image, path)
+        image.load()
+        return size
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -93,15 +100,17 @@ def _centres(length: int, target: int) -> np.ndarray:
 
 
 def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+    _refuse_deep(image, path)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _refuse_deep(image: Image.Image, path: Path) -> None:
     if image.mode.startswith("I") or image.mode == "F":  # conversion would clip 16 bits to 255: a white image
         raise ConfigError(
             f"an image of {image.mode} pixels, more than 8 bits per channel",
             where=path,
             remedy="convert it to 8 bits per channel, with one stretch for the whole data set",
         )
-    return image.convert("RGB")
 
 
 def _not_ids(mode: str, path: Path) -> MaskFormatError:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from .cache import available_cores
 from .config import DataConfig
 from .pairs import Listing, list_pairs
-from .rasters import MaskFormatError, image_size, read_mask, scaled_size
+from .rasters import MaskFormatError, check_image, read_mask, scaled_size
 from .resolved import Pair
 
 SMALLEST_SIDE = 32
@@ -108,9 +108,9 @@ def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
 
 
 def _read(task: _Task, root: Path, scale: float) -> dict[int, int] | BadFile:
-    """Pixels by id, or what is wrong. The image gives its size only: decoding it is the cache's work."""
+    """Pixels by id, or what is wrong with either file."""
     try:
-        size = image_size(task.image)
+        size = check_image(task.image)
         ids = read_mask(task.mask)
     except ConfigError as error:
         fault = Fault.NOT_IDS if isinstance(error, MaskFormatError) else Fault.UNREADABLE

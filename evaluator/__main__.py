@@ -17,8 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from ..errors import SegwatchError
-from .report import Answer, EvaluatorSpec, Ready, Request, Working
+from ..errors import ConfigError, SegwatchError
+from .report import Answer, EvaluatorSpec, Ready, Request, Unable, Working
 
 BACKGROUND_NICENESS = 10
 """Training comes first."""
@@ -36,10 +36,13 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=read_requests, args=(requests,), name="requests", daemon=True).start()
+    tell = Teller(answers)
     try:
-        serve(EvaluatorSpec.model_validate_json(Path(arguments[0]).read_bytes()), requests, Teller(answers))
+        serve(EvaluatorSpec.model_validate_json(Path(arguments[0]).read_bytes()), requests, tell)
     except SegwatchError as error:
         sys.stderr.write(f"{error}\n")
+        if isinstance(error, ConfigError):
+            tell(Unable(message=str(error)))
         return error.exit_code
     return 0
 

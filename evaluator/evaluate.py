@@ -97,14 +97,14 @@ class Evaluator:
             counted, tries = yield from self._tally(checkpoint, split, tries)
             report = self._report(checkpoint, split, counted, tries[0].device, time.perf_counter() - started)
             path = write_report(self._run_dir, report)
+            if counted.predictions and report.scores is not None:
+                self._draw(report, report.scores, split.cache, counted)  # before it is told: TensorBoard shows it
             yield Scored(
                 attempt=request.attempt,
                 epoch=request.epoch,
                 split=name,
                 report=path.relative_to(self._run_dir).as_posix(),
             )
-            if counted.predictions and report.scores is not None:
-                self._draw(report, report.scores, split.cache, counted)
 
     def _tally(
         self, checkpoint: Checkpoint, split: Split, tries: Sequence[Try]

@@ -90,6 +90,13 @@ class Ready(Record):
     seconds: float
 
 
+class Unable(Record):
+    """It cannot score anything: a device that is not there, data that cannot be read. It leaves with exit code 78."""
+
+    kind: Literal["unable"] = "unable"
+    message: str
+
+
 class Working(Record):
     """So many images done: what a time limit is measured from."""
 
@@ -127,5 +134,5 @@ class Done(Record):
     epoch: int
 
 
-Answer = Annotated[Ready | Working | Scored | Refused | Done, Field(discriminator="kind")]
+Answer = Annotated[Ready | Unable | Working | Scored | Refused | Done, Field(discriminator="kind")]
 ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)

@@ -7,9 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -98,9 +98,9 @@ class Daemon:
 
     def until(self, holds: Callable[[History], bool]) -> History:
         """Wait for a fact. Fails at the deadline instead of sleeping until something probably happened."""
-        pause = Event()
+        pause = threading.Event()
         for _ in range(int(DEADLINE_SECONDS / 0.05)):
-            if (self.run_dir / "state.db").exists():
+            if (self.run_dir / "events.jsonl").exists():
                 history = self.history
                 if holds(history):
                     return history
@@ -124,7 +124,7 @@ class Daemon:
             if child.poll() is None:
                 child.kill()
             child.communicate()
-        if (self.run_dir / "state.db").exists():
+        if (self.run_dir / "events.jsonl").exists():
             for attempt in self.history.attempts:
                 if attempt.spawned is not None:
                     Identity(attempt.spawned.pid, attempt.spawned.create_time).send(signal.SIGKILL)

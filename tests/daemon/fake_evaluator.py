@@ -25,6 +25,7 @@ from segwatch.evaluator.report import (
     Refused,
     Request,
     Scored,
+    Unable,
     Verdict,
     report_path,
 )
@@ -100,6 +101,9 @@ def main() -> None:
     spec = EvaluatorSpec.model_validate_json(Path(sys.argv[2]).read_bytes())
     if scenario.get("never_ready"):
         sys.exit(3)
+    if "unable" in scenario:
+        say(Unable(message=scenario["unable"]))
+        sys.exit(78)
     say(Ready(device="cpu", seconds=0.0))
     for line in sys.stdin:
         evaluate(scenario, spec, Request.model_validate_json(line))

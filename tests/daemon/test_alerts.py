@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segwatch.daemon.alerts import AlertLog, alert_lines, changes, duration, evidence_words, stamp
+from segwatch.daemon.alerts import OVER, AlertLog, alert_lines, changes, duration, evidence_words, stamp
 from segwatch.daemon.events import AlertChanged, AlertState, DaemonStopped, Severity
 from segwatch.daemon.rules import Alert
 
@@ -70,19 +70,20 @@ def test_a_new_action_is_told_and_keeps_the_beginning():
     assert told[0].action == "lr halved"
 
 
-@pytest.mark.parametrize("pending", [True, False])
-def test_what_no_longer_holds_is_resolved_once_with_the_words_it_had(pending):
+@pytest.mark.parametrize(("pending", "state"), [(True, "withdrawn"), (False, "resolved")])
+def test_what_no_longer_holds_is_over_once_with_the_words_it_had(pending, state):
     memory = Memory()
     memory.at(1.0, replace(STALL, pending=pending))
     told = memory.at(2.0)
-    assert states(told) == [("miou-stall", "resolved", 1.0)]
+    assert states(told) == [("miou-stall", state, 1.0)]
     assert told[0].cause == STALL.cause
     assert memory.at(3.0) == []
 
 
-def test_what_comes_back_begins_anew():
+@pytest.mark.parametrize("pending", [True, False])
+def test_what_comes_back_begins_anew(pending):
     memory = Memory()
-    memory.at(1.0, STALL)
+    memory.at(1.0, replace(STALL, pending=pending))
     memory.at(2.0)
     assert states(memory.at(7.0, STALL)) == [("miou-stall", "firing", 7.0)]
 
@@ -115,7 +116,7 @@ def test_after_any_sightings_just_what_holds_is_open_and_seeing_it_again_is_no_n
     memory = Memory()
     for moment, now in enumerate(rounds):
         memory.at(float(moment), *now)
-        still_open = {name for name, change in memory.known.items() if change.state is not AlertState.RESOLVED}
+        still_open = {name for name, change in memory.known.items() if change.state not in OVER}
         assert still_open == {alert.fingerprint for alert in now}
         assert all(memory.known[alert.fingerprint].since <= moment for alert in now)
         assert memory.at(moment + 0.5, *now) == []
@@ -154,6 +155,12 @@ def test_a_resolved_alert_is_one_line_with_how_long_it_held():
     assert lines == [
         "1970-01-01T00:01:40Z RESOLVED CRITICAL nan-loss: over after 1 min 00 s. It was: the loss became NaN"
     ]
+
+
+def test_a_resolved_alert_is_a_whole_block_where_that_is_wanted():
+    lines = alert_lines(changed(state="resolved", since=40.0), 100.0, whole=True)
+    assert lines[0].endswith("nan-loss: over after 1 min 00 s")
+    assert lines[1:] == alert_lines(changed(), 0.0)[1:]
 
 
 def test_a_drill_is_marked_in_the_first_line_of_its_alert():
@@ -195,8 +202,9 @@ def test_text_of_any_language_stays_as_it_is():
 
 def test_the_log_holds_every_change_that_is_news_and_nothing_else(tmp_path):
     log = AlertLog(tmp_path)
-    for event in (changed(state="pending"), changed(cause=NASTY), DaemonStopped(reason="x"), changed(state="resolved")):
-        log.handle(60.0, event)
+    for state in ("pending", "withdrawn", "firing", "resolved"):
+        log.handle(60.0, changed(state=state, cause=NASTY))
+    log.handle(60.0, DaemonStopped(reason="x"))
     log.close()
     lines = (tmp_path / "alerts.log").read_text().splitlines()
     assert len(lines) == 6

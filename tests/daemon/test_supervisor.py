@@ -26,7 +26,7 @@ def test_an_undisturbed_run_scores_every_epoch_once_and_fires_nothing(daemon):
     assert alerts_log(daemon) == ""
     best = (daemon.run_dir / "best_test.pth").read_text()
     assert best == (daemon.run_dir / "checkpoints" / "checkpoint_epoch2.pth").read_text()
-    assert "finished: every epoch is trained and scored" in output
+    assert "finished: 3 epochs trained, every one scored" in output
 
 
 def test_a_finished_run_is_told_again_and_trains_nothing(daemon):
@@ -221,9 +221,66 @@ def test_an_epoch_that_kills_the_evaluator_twice_gets_a_row_and_the_queue_goes_o
 def test_an_evaluator_that_never_starts_does_not_stop_training(daemon):
     daemon.scenario(never_ready=True)
     code, output = daemon.run()
-    assert code == 0, output
+    assert code == 1, "a run without one score is no success"
     assert {row["verdict"] for row in daemon.rows()} == {"failed"}
     assert "evaluator-failed" in alerts_log(daemon)
+    assert "3 could NOT be scored" in output
+
+
+def test_epochs_that_could_not_be_scored_are_scored_by_the_next_call(daemon):
+    daemon.scenario(never_ready=True)
+    daemon.run()
+    daemon.scenario()
+    code, output = daemon.run()
+    assert code == 0, output
+    assert daemon.scored_epochs() == [(1, 1), (1, 2), (1, 3)]
+    assert {row["verdict"] for row in daemon.rows()} == {"ok"}
+    assert len(specs(daemon)) == 1
+
+
+def test_an_evaluator_that_says_it_cannot_work_ends_a_new_run_with_78(daemon):
+    """A device that is not there must not cost days of training without one score."""
+    daemon.configure(epochs=500)
+    daemon.scenario(unable="evaluator.device: cuda:3 is not there", step_seconds=0.05)
+    code, output = daemon.run()
+    assert code == 78, output
+    assert "cuda:3 is not there" in output
+    assert not daemon.worker_identity().alive()
+
+
+def test_a_permanent_fault_that_was_mended_is_tried_again_by_the_same_command(daemon):
+    daemon.scenario(import_error=True)
+    assert daemon.run()[0] == 78
+    daemon.scenario()
+    code, output = daemon.run()
+    assert code == 0, output
+    assert daemon.scored_epochs() == [(2, 1), (2, 2), (2, 3)]
+
+
+def test_settings_may_change_while_nothing_was_trained_with_them(daemon):
+    daemon.scenario(import_error=True)
+    daemon.run()
+    text = (daemon.place / "run.toml").read_text()
+    (daemon.place / "run.toml").write_text(text.replace("1e-3", "2e-3"))
+    daemon.scenario()
+    assert daemon.run()[0] == 0
+    assert specs(daemon)[1]["lr"] == 2e-3
+
+
+def test_an_alert_that_never_fired_is_not_told_as_resolved(daemon):
+    daemon.scenario(verdicts={"1:1": "single-class"})
+    code, output = daemon.run()
+    assert code == 0, output
+    assert alerts_log(daemon) == ""
+    assert [alert.state for alert in daemon.history.alerts.values()] == [AlertState.WITHDRAWN]
+
+
+def test_a_run_that_cannot_begin_leaves_no_directory(daemon):
+    (daemon.place / "masks" / "one.png").unlink()
+    code, output = daemon.run()
+    assert code == 78
+    assert "no masks there" in output
+    assert not daemon.run_dir.exists()
 
 
 def test_an_epoch_with_nan_logits_ends_its_attempt_and_is_rolled_back_past(daemon):
@@ -237,8 +294,8 @@ def test_an_epoch_with_nan_logits_ends_its_attempt_and_is_rolled_back_past(daemo
 
 
 def test_a_killed_daemon_leaves_the_worker_training_and_its_successor_adopts_it(daemon):
-    daemon.configure(epochs=4)
-    daemon.scenario(step_seconds=0.15)
+    daemon.configure(epochs=14)
+    daemon.scenario(step_seconds=0.2)
     first = daemon.start()
     daemon.until(lambda history: len(history.epochs) >= 1)
     worker = daemon.worker_identity()
@@ -249,7 +306,7 @@ def test_a_killed_daemon_leaves_the_worker_training_and_its_successor_adopts_it(
     assert code == 0, output
     assert "adopted the worker" in output
     assert len(daemon.history.attempts) == 1
-    assert daemon.scored_epochs() == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert daemon.scored_epochs() == [(1, epoch) for epoch in range(1, 15)]
 
 
 def test_a_worker_that_ended_while_no_daemon_watched_is_taken_up_and_scored(daemon):

@@ -97,7 +97,7 @@ class Site:
     def until(self, holds: Callable[[History], bool]) -> History:
         pause = Event()
         for _ in range(int(DEADLINE_SECONDS / 0.1)):
-            if (self.run_dir / "state.db").exists():
+            if (self.run_dir / "events.jsonl").exists():
                 history = self.history
                 if holds(history):
                     return history
@@ -132,7 +132,7 @@ class Site:
             if child.poll() is None:
                 child.kill()
             child.communicate()
-        if (self.run_dir / "state.db").exists():
+        if (self.run_dir / "events.jsonl").exists():
             for attempt in self.history.attempts:
                 if attempt.spawned is not None:
                     Identity(attempt.spawned.pid, attempt.spawned.create_time).send(signal.SIGKILL)
