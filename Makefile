@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers clean
+.PHONY: run test setup check format lint types layers docs clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -38,3 +38,6 @@ layers: setup
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+docs: setup  ## docs/configuration.md from the models
+	$(BIN)/python -m segwatch.daemon.reference > docs/configuration.md

@@ -20,7 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from .. import tags
 from .alerts import alert_lines, evidence_words
 from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
-from .history import History
+from .history import Epoch, History
 from .words import sentence
 
 log = logging.getLogger(__name__)
@@ -37,16 +37,21 @@ class Board:
         self._writer: EventFileWriter | None = None
         self._step = max((epoch.step for epoch in history.epochs.values()), default=0)
         """The newest step that anything was written at."""
+        self._retold: set[int] = set()
+        """Incidents that were written again behind a purge."""
 
     def handle(self, moment: float, event: Event) -> None:
         match event:
             case ScoreRecorded():
                 self._score(moment, event)
             case IncidentOpened():
-                self._text(moment, tags.INCIDENTS, event.step, _incident_words(event))
+                self._open()  # which tells it already, where the history holds it
+                if event.number not in self._retold:
+                    self._text(moment, tags.INCIDENTS, event.step, _incident_words(event))
             case AlertChanged() if event.state is AlertState.FIRING:
                 self._text(moment, tags.ALERTS, self._last_step(), _alert_words(event))
             case AttemptPlanned():
+                self._step = event.resume_step
                 self._purge_from(event.resume_step + 1)
                 self._text(moment, tags.ATTEMPT, event.resume_step, sentence(event) or "")
             case _:
@@ -61,7 +66,7 @@ class Board:
 
     def _score(self, moment: float, score: ScoreRecorded) -> None:
         epoch = self._history.epochs[score.attempt, score.epoch]
-        if epoch.moved == "superseded":
+        if epoch.moved == "superseded" or self._is_rolled_back(epoch):
             return  # its steps belong to another line now; results.csv has the row
         self._step = max(self._step, score.step)
         names = self._history.created.class_names if self._history.created else ()
@@ -75,14 +80,26 @@ class Board:
         if score.split == "test" and picture.exists() and picture.stat().st_size < IMAGE_LIMIT_BYTES:
             self._add(moment, score.step, _image(tags.OVERLAYS, picture))
 
+    def _is_rolled_back(self, epoch: Epoch) -> bool:
+        """Whether the present attempt trains over its steps again, though its files have not been moved yet."""
+        current = self._history.current
+        return current is not None and epoch.attempt < current.number and epoch.step > current.plan.resume_step
+
     def _text(self, moment: float, tag: str, step: int, words: str) -> None:
         self._add(moment, step, text_pb(tag, words))
 
     def _purge_from(self, step: int) -> None:
-        """TensorBoard drops what an earlier file holds from this step on. Works only when every file begins so."""
+        """TensorBoard drops what an earlier file holds from this step on. Works only when every file begins so.
+
+        It drops the incidents too, which are why there was a roll-back: they are written again.
+        """
         session = SessionLog(status=SessionLog.START)
         writer = self._open()
         writer.add_event(BoardEvent(wall_time=time.time(), step=step, session_log=session))
+        dropped = [incident for incident in self._history.incidents if incident.opened.step >= step]
+        for incident in sorted(dropped, key=lambda incident: incident.opened.step):
+            self._text(incident.at, tags.INCIDENTS, incident.opened.step, _incident_words(incident.opened))
+            self._retold.add(incident.number)
 
     def _last_step(self) -> int:
         current = self._history.current

@@ -78,6 +78,8 @@ def run(
         drills = [Drill.parse(text) for text in drill or []]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--drill") from error
+    if name is not None and (not name or name.startswith(".") or "/" in name):
+        raise typer.BadParameter(f"{name!r} is no plain directory name; --runs-dir says where", param_hint="--name")
     try:
         code = run_job(config, name=name, runs_dir=runs_dir, drills=drills, retry=retry, console=_console())
     except StoppedEarly as stopped:

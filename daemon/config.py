@@ -24,6 +24,10 @@ Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+SYNONYMS = {"learning_rate": "lr", "bs": "batch_size", "mixed_precision": "amp", "clip": "clip_grad_norm"}
+"""What other programs call it."""
+
+
 class WatchConfig(Section):
     scan_seconds: Seconds = 2.0
     """How often everything is looked at; file events only shorten the wait."""
@@ -43,6 +47,7 @@ class AlertsConfig(Section):
     patience: Annotated[int, Field(ge=1)] = 10
     """Epochs without a gain of `min_delta` in test mIoU that make a stall."""
     min_delta: Fraction = 0.002
+    """The least gain in test mIoU that counts as one."""
     class_definition_miou: Fraction = 0.10
     """Under this after three epochs, the class table is the first suspect."""
     slow_start_miou: Fraction = 0.20
@@ -57,6 +62,7 @@ class AlertsConfig(Section):
 
 class RecoveryConfig(Section):
     lr_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What the learning rate is multiplied by when the loss became NaN without mixed precision."""
     amp_first: Literal["off", "bf16"] = "off"
     """What mixed precision falls back to first when it becomes unstable."""
     same_cause: Annotated[int, Field(ge=0)] = 3
@@ -66,6 +72,7 @@ class RecoveryConfig(Section):
     backoff_seconds: Annotated[float, Field(ge=0)] = 5.0
     """Wait before a worker that was killed, crashed or hung is started again; doubles each time."""
     backoff_limit_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """The longest such wait."""
     wait_for_scores_seconds: Annotated[float, Field(ge=0)] = 900.0
     """How long a roll-back waits for the evaluator, to know which epoch is verified good."""
 
@@ -144,6 +151,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
                 line = f"{key}: missing"
             case _ if key == "data.use" or key.startswith("data.use."):
                 line = 'data.use: either "named-and-present" or a list of ids from 0 to 254'
+            case "value_error":
+                line = f"{key}: {mistake['ctx']['error']}"
             case _:
                 shown = mistake["input"]
                 line = f"{key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]} (it is {shown!r})"
@@ -159,6 +168,8 @@ def _is_union_branch(part: str | int) -> bool:
 
 def _nearest(location: list[str]) -> str:
     known = _fields_at(RunConfig, location[:-1])
+    if (meant := SYNONYMS.get(location[-1])) in known:
+        return f"; did you mean {meant!r}?"
     near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]!r}?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -59,10 +60,10 @@ def run_demo(directory: Path, console: Console) -> int:
     )
     code = run_job(source, name=name, runs_dir=runs_dir, drills=[DRILL], retry=False, console=console)
     if code == 0:
+        run = shlex.quote(str(runs_dir / name))
         console.print(
-            f"\nLook at it:   tensorboard --logdir {runs_dir / name / 'tensorboard'}   (then open http://localhost:6006)\n"
-            f"Read on:      segwatch status {runs_dir / name} · segwatch alerts {runs_dir / name} · "
-            f"segwatch best {runs_dir / name}\n"
+            f"\nLook at it:   tensorboard --logdir {run}/tensorboard   (then open http://localhost:6006)\n"
+            f"Read on:      segwatch status {run} · segwatch alerts {run} · segwatch best {run}\n"
             f"Your data:    copy {source}, point it at your images and masks, then `segwatch audit`, `segwatch run`",
             soft_wrap=True,
             highlight=False,

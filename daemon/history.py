@@ -135,6 +135,8 @@ class History:
         self.alerts_changed_at: dict[str, float] = {}
         self.not_finite: list[tuple[int, int]] = []
         """Epochs whose logits were not finite."""
+        self.latest_scored: Epoch | None = None
+        """The standing epoch that was given a test mIoU last."""
         self.best: dict[str, Best] = {}
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
@@ -305,6 +307,8 @@ class History:
             self.not_finite.append(epoch.key)
         if epoch.scored:
             self.unscored.pop(epoch.key, None)
+        if event.split == "test" and event.miou is not None and epoch.moved is None:
+            self.latest_scored = epoch
         if event.miou is not None and (best is None or event.miou > best.miou):
             self.best[event.split] = Best(epoch, event.miou)
 

@@ -61,6 +61,10 @@ class Identity:
         return abs(process.create_time() - self.create_time) < 0.05
 
 
+NOBODY = Identity(0, 0.0)
+"""Stands for a process whose pid nobody noted: never alive, never signalled."""
+
+
 def myself() -> Identity:
     found = Identity.of(os.getpid())
     assert found is not None

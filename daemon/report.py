@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -85,7 +86,7 @@ def _places(run: RunDir) -> Sequence[tuple[str, str]]:
         ("scores", str(run.path / "results.csv")),
         ("alerts", str(run.path / "alerts.log")),
         ("overlays", str(run.path / "evaluations" / "overlays")),
-        ("TensorBoard", f"tensorboard --logdir {run.path / 'tensorboard'}"),
+        ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}"),
     )
 
 

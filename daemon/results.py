@@ -46,7 +46,7 @@ class ResultsFile:
 
     def handle(self, moment: float, event: Event) -> None:
         del moment
-        if isinstance(event, RescoreWanted):
+        if isinstance(event, RescoreWanted) or not self._path.exists():
             self._write_whole()
         if isinstance(event, ScoreRecorded) and _key(event) not in self._written:
             row = self._row(event)

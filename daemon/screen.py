@@ -116,11 +116,10 @@ class Panel:
         ]
 
     def _scores(self) -> list[str]:
-        scored = self._history.scored_lineage("test")
-        best = self._history.best.get("test")
-        if not scored or best is None:
+        epoch, best = self._history.latest_scored, self._history.best.get("test")
+        if epoch is None or best is None:
             return ["test mIoU: none yet"]
-        epoch, last = scored[-1]
+        last = epoch.miou("test")
         waiting = len(self._history.unscored)
         return [
             f"test mIoU {percent(last)} (epoch {epoch.epoch})",

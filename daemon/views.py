@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -294,7 +293,7 @@ def print_classes(history: History, data: ResolvedData, console: Console) -> Non
 def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
     """Names and notes to the left, figures to the right; no frame, so that it fits 80 columns and a log file."""
     console.print(f"\n{title}", soft_wrap=True, highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         words = column in {"class", "note"}
         table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
@@ -310,6 +309,9 @@ def happened(history: History) -> list[str]:
         if alert.state in TOLD and not alert.fingerprint.startswith(("incident:", "gave-up")):
             state = "still firing" if alert.state is AlertState.FIRING else "resolved"
             lines.append(f"{stamp(alert.since)} {alert.code}: {alert.cause} ({state}). -> {alert.advice}")
+    if history.pending_drills:
+        waiting = ", ".join(str(drill) for drill in history.pending_drills)
+        lines.append(f"drills that did not happen, since no worker came to their step: {waiting}")
     if history.gave_up is not None:
         lines.append(f"gave up: {history.gave_up.reason}")
     return lines

@@ -64,13 +64,9 @@ class Worker:
         process.reap(child, lambda code: inbox.put(WorkerExited(spec.attempt, code)))
         return cls(spec, identity, watch=watch, now=now)
 
-    @classmethod
-    def adopt(
-        cls, spec: AttemptSpec, identity: process.Identity, *, watch: WatchConfig, inbox: Inbox, now: float, offset: int
-    ) -> Worker:
-        """Take over a worker that an earlier daemon started."""
-        process.await_adopted(identity, lambda: inbox.put(WorkerExited(spec.attempt, None)))
-        return cls(spec, identity, watch=watch, now=now, offset=offset)
+    def tell_its_end(self, inbox: Inbox) -> None:
+        """For a worker that an earlier daemon started: its exit code nobody can read, but that it is gone."""
+        process.await_adopted(self.identity, lambda: inbox.put(WorkerExited(self.attempt, None)))
 
     @property
     def attempt(self) -> int:

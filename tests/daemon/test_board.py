@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorBoard's readers, not ours
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServerAccumulator
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SHOWN = (ScoreRecorded, IncidentOpened, AlertChanged, AttemptPlanned)
@@ -47,14 +48,20 @@ class Shown:
         self.board.close()
         return EventAccumulator(str(self.run_dir / "tensorboard" / "eval"), size_guidance={"tensors": 0}).Reload()
 
+    def served(self) -> ServerAccumulator:
+        """As TensorBoard's own server reads it: to it every kind of point is a tensor, and is purged alike."""
+        self.board.close()
+        return ServerAccumulator(str(self.run_dir / "tensorboard" / "eval"), tensor_size_guidance={"text": 0}).Reload()
+
     def steps(self, tag: str) -> list[int]:
-        found = self.read()
-        known = found.Tags()
-        points = found.Scalars(tag) if tag in known["scalars"] else found.Tensors(tag) if tag in known["tensors"] else []
-        return [point.step for point in points]
+        served, read = self.served(), self.read()
+        steps = [point.step for point in served.Tensors(tag)] if tag in served.Tags()["tensors"] else []
+        if tag in read.Tags()["scalars"]:
+            assert [point.step for point in read.Scalars(tag)] == steps
+        return steps
 
     def words(self, tag: str) -> list[str]:
-        return [point.tensor_proto.string_val[0].decode() for point in self.read().Tensors(tag)]
+        return [point.tensor_proto.string_val[0].decode() for point in self.served().Tensors(tag)]
 
 
 @pytest.fixture

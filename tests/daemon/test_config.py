@@ -121,7 +121,8 @@ def test_a_file_is_read_from_disk_and_one_that_is_not_there_is_explained(tmp_pat
 def test_all_mistakes_of_a_file_are_told_at_once_each_with_its_key():
     text = complaint(
         DATA.replace('classes = "classes.toml"', 'scale = 2\nuse = [300]\n"on_bad_file" = "ignore"')
-        + '[trainer]\nlr = -1\nepochs = 0\namp = "fp8"\nbatchsize = 3\n[recovery]\nlr_factor = 1\n[watch]\nscan_seconds = nan'
+        + '[trainer]\nlr = -1\nepochs = 0\namp = "fp8"\nbatchsize = 3\n'
+        + "[recovery]\nlr_factor = 1\n[watch]\nscan_seconds = nan"
     )
     assert "mistakes" in text
     for key in (

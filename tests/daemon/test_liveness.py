@@ -57,9 +57,7 @@ STARTED = Started(
     steps_per_epoch=9,
     epochs=1,
 )
-SAVED = CheckpointLine(
-    time=0.0, role="epoch", epoch=1, step=9, manifest="checkpoints/x.json", sha256="ab", seconds=1.0
-)
+SAVED = CheckpointLine(time=0.0, role="epoch", epoch=1, step=9, manifest="checkpoints/x.json", sha256="ab", seconds=1.0)
 
 
 def watched(*lines: object, until: float = 0.0) -> Liveness:

@@ -17,7 +17,7 @@ from segwatch.trainer.contract import WORKER_LOCK_FD
 
 DEADLINE_SECONDS = 20.0
 OBEDIENT = "import signal, sys\nprint('ready', flush=True)\nsignal.pause()"
-DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\nwhile True: signal.pause()"
+DEAF = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{OBEDIENT}"
 WITH_LOADER = """
 import signal, subprocess, sys
 loader = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, close_fds=False)

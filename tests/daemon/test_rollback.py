@@ -1,4 +1,4 @@
-"""Where to go back to, and the moves that follow, with real files: nothing overwritten, nothing deleted, no bytes trusted."""
+"""Where to go back to, and the moves that follow, with real files: nothing overwritten, deleted or trusted."""
 
 from __future__ import annotations
 
@@ -214,7 +214,8 @@ def test_a_roll_back_moves_what_lies_beyond_its_step_and_leaves_what_lies_at_it(
     moved = {manifest.stem: where for manifest, where in supersede(disk.run_dir, 10)}
     assert disk.names == ["initial", "checkpoint_epoch1", "recovery_step9"]
     assert moved == {
-        stem: f"checkpoints/superseded/001/{stem}.json" for stem in ("checkpoint_epoch2", "checkpoint_epoch10", "recovery_step15")
+        stem: f"checkpoints/superseded/001/{stem}.json"
+        for stem in ("checkpoint_epoch2", "checkpoint_epoch10", "recovery_step15")
     }
     after = {path.name: path.read_text() for path in disk.directory.rglob("*") if path.is_file()}
     assert after == before
@@ -234,7 +235,9 @@ def test_epochs_of_the_same_number_from_two_attempts_are_both_kept(disk):
     list(supersede(disk.run_dir, 10))
     disk.epoch(2, attempt=2)
     list(supersede(disk.run_dir, 10))
-    kept = sorted(str(path.relative_to(disk.directory)) for path in disk.directory.rglob("*.pth") if "state" not in path.name)
+    kept = sorted(
+        str(path.relative_to(disk.directory)) for path in disk.directory.rglob("*.pth") if "state" not in path.name
+    )
     assert kept == ["superseded/001/checkpoint_epoch2.pth", "superseded/002/checkpoint_epoch2.pth"]
 
 

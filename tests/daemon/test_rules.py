@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from segwatch.daemon.config import AlertsConfig
@@ -341,7 +342,7 @@ def test_a_crash_hides_slow_start_but_not_a_suspect_class_table(run):
 def healthy(epoch: int) -> float:
     """The published course of a UNet on aerial scenes: 26 % at epoch 1, 61 at 10, 68 at 30, 73 at 65, then flat."""
     known = [(1, 0.26), (10, 0.61), (30, 0.68), (65, 0.73), (100, 0.73)]
-    for (x0, y0), (x1, y1) in zip(known, known[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(known):
         if x0 <= epoch <= x1:
             return y0 + (y1 - y0) * math.log(epoch / x0) / math.log(x1 / x0)
     raise AssertionError(epoch)

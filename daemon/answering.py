@@ -1,0 +1,258 @@
+"""What follows the end of an attempt: its incident, the wait for scores, the decision, the plan that is recorded.
+
+The decision itself is `policy`'s, which is pure; here it gets its facts and its words become facts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from ..checkpoints.manifest import Role
+from ..trainer.contract import Trouble
+from . import policy, rollback
+from .config import RunConfig
+from .events import AttemptEnded, AttemptPlanned, Evidence, GaveUp, Outcome
+from .history import Attempt, History, Incident
+from .incidents import open_incident
+from .recording import Recorder
+from .rundir import RunDir
+from .scoring import Scoring
+from .worker import Condemned
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """An attempt that ended and has not been answered yet."""
+
+    ended: AttemptEnded
+    incident: int | None
+    until: float
+    """Monotonic time up to which its answer may wait for scores."""
+
+
+class Answers:
+    """Plans attempts. `start_at` is when the newest plan may be carried out; `settled` that none will follow."""
+
+    def __init__(
+        self, run: RunDir, config: RunConfig, recorder: Recorder, scoring: Scoring, clock: Callable[[], float]
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._recorder = recorder
+        self._scoring = scoring
+        self._clock = clock
+        self._undecided: Undecided | None = None
+        self.start_at = 0.0
+        self.settled = False
+
+    @property
+    def history(self) -> History:
+        return self._recorder.history
+
+    def plan_first(self) -> None:
+        settings = self._configured()
+        self._recorder.record(
+            AttemptPlanned(
+                attempt=1,
+                lr=settings.lr,
+                amp=settings.amp,
+                batch_size=settings.batch_size,
+                accumulate=settings.accumulate,
+                resume_from=None,
+                resume_epoch=0,
+                resume_step=0,
+                because="the run begins",
+            )
+        )
+
+    def _configured(self) -> policy.Settings:
+        trainer = self._config.trainer
+        return policy.Settings(trainer.lr, trainer.amp, trainer.batch_size, trainer.accumulate)
+
+    def go_on_after(self, attempt: Attempt, ended: AttemptEnded) -> None:
+        """The last attempt is over and recorded; its answer is not, or it was a stop."""
+        match ended.outcome:
+            case _ if self.history.retry_asked:
+                good = ended.outcome is Outcome.UNSTABLE
+                self._plan_next(
+                    attempt, because="a person asked for another try", resume="verified-good" if good else "latest"
+                )
+            case Outcome.FINISHED if self._reached_the_end():
+                self.settled = True
+            case Outcome.FINISHED:
+                self._plan_next(attempt, because=f"the run was extended to {self.history.epochs_wanted} epochs")
+            case Outcome.STOPPED:
+                self._plan_next(attempt, because="the run goes on after a stop")
+            case _ if self.history.gave_up is None:
+                self.await_answer(ended)
+            case _:
+                self.settled = True
+
+    def _reached_the_end(self) -> bool:
+        standing = self.history.lineage()
+        return bool(standing) and standing[-1].epoch >= self.history.epochs_wanted
+
+    def conclude(
+        self, ended: AttemptEnded, *, trouble: Trouble | None = None, condemned: Condemned | None = None
+    ) -> None:
+        """Record the end of an attempt, and open its incident if it is one."""
+        self._recorder.record(ended)
+        match ended.outcome:
+            case Outcome.FINISHED if ended.epoch < self.history.epochs_wanted:
+                self.go_on_after(self.history.attempt(ended.attempt), ended)  # the file was extended meanwhile
+            case Outcome.FINISHED:
+                self.settled = True
+            case Outcome.STOPPED:
+                pass
+            case _:
+                self.await_answer(ended, trouble=trouble, condemned=condemned)
+
+    def await_answer(
+        self, ended: AttemptEnded, *, trouble: Trouble | None = None, condemned: Condemned | None = None
+    ) -> None:
+        """Open the incident, unless a daemon before this one did, and leave the answer to the next look."""
+        known = next((i.number for i in self.history.incidents if _ended_by(i, ended.attempt)), None)
+        if known is None and ended.cause is not None:
+            evidence: Evidence = dict(trouble.evidence) if trouble and trouble.fatal else {}
+            incident = open_incident(
+                self._run.path,
+                self.history,
+                attempt=ended.attempt,
+                cause=ended.cause,
+                step=trouble.step if trouble and trouble.fatal else ended.step,
+                epoch=ended.epoch + 1,
+                message=ended.message,
+                evidence={**evidence, **(condemned.evidence if condemned else {})},
+                fatal=True,
+                directory=trouble.incident if trouble and trouble.fatal else None,
+            )
+            self._recorder.record(incident)
+            known = incident.number
+        self._undecided = Undecided(ended, known, self._clock() + self._config.recovery.wait_for_scores_seconds)
+
+    def answer(self, now: float) -> None:
+        """Decide and record what follows, once it is known which epochs are good or that cannot be waited for."""
+        undecided = self._undecided
+        if undecided is None:
+            return
+        attempt = self.history.attempt(undecided.ended.attempt)
+        decision = policy.decide(
+            _settings(attempt.plan), self._past(undecided), self._ending(undecided), self._config.recovery
+        )
+        match decision:
+            case policy.Complete():
+                self.settled = True
+            case policy.GiveUp():
+                self.give_up(GaveUp(reason=decision.reason, exit_code=decision.exit_code))
+            case policy.Restart():
+                if decision.resume == "verified-good" and self._scores_are_coming() and now < undecided.until:
+                    return
+                self._plan_restart(attempt, undecided, decision)
+            case _:
+                assert_never(decision)
+        self._undecided = None
+
+    def give_up(self, verdict: GaveUp) -> None:
+        self._recorder.record(verdict)
+        self.settled = True
+
+    def _scores_are_coming(self) -> bool:
+        return any(epoch.finite and epoch.moved is None for epoch in self.history.unscored.values())
+
+    def _past(self, undecided: Undecided) -> list[policy.Past]:
+        """The fatal incidents before this one, oldest first."""
+        past, before = [], 0
+        for incident in self.history.fatal_incidents():
+            if incident.number == undecided.incident:
+                break
+            answer = self.history.answer_to(incident)
+            progress = self.history.progressed(before, incident.opened.attempt)
+            remedy = policy.remedy_of(answer.remedy) if answer else None
+            past.append(policy.Past(incident.opened.cause, remedy, progress))
+            before = incident.opened.attempt
+        return past
+
+    def _ending(self, undecided: Undecided) -> policy.Ending:
+        ended = undecided.ended
+        earlier = [i.opened.attempt for i in self.history.fatal_incidents() if i.number != undecided.incident]
+        drilled = any(i.opened.drill for i in self.history.incidents if i.number == undecided.incident)
+        return policy.Ending(
+            outcome=ended.outcome,
+            cause=ended.cause,
+            message=ended.message,
+            epoch_under_way=ended.epoch + 1,
+            stepped=ended.stepped,
+            ever_stepped=drilled or any(a.ended is not None and a.ended.stepped for a in self.history.attempts),
+            progress=self.history.progressed(max(earlier, default=0), ended.attempt),
+        )
+
+    def _plan_restart(self, attempt: Attempt, undecided: Undecided, decision: policy.Restart) -> None:
+        self._plan_next(
+            attempt,
+            because=decision.because,
+            resume=decision.resume,
+            settings=decision.settings,
+            incident=undecided.incident,
+            remedy=decision.remedy,
+            delay_seconds=decision.delay_seconds,
+        )
+
+    def _plan_next(
+        self,
+        attempt: Attempt,
+        *,
+        because: str,
+        resume: policy.ResumeFrom = "latest",
+        settings: policy.Settings | None = None,
+        incident: int | None = None,
+        remedy: policy.Remedy | None = None,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        """Record the intent; carrying it out starts with the next look."""
+        if settings is None:  # what was never trained with may have been mended in the file
+            settings = _settings(attempt.plan) if self.history.ever_stepped else self._configured()
+        point, broken = rollback.choose(self._run.path, self.history, resume)
+        for entry in broken:
+            self._set_aside(entry)
+        self._recorder.record(
+            AttemptPlanned(
+                attempt=attempt.number + 1,
+                lr=settings.lr,
+                amp=settings.amp,
+                batch_size=settings.batch_size,
+                accumulate=settings.accumulate,
+                resume_from=point and point.manifest,
+                resume_epoch=point.epoch if point else 0,
+                resume_step=point.step if point else 0,
+                because=because,
+                incident=incident,
+                remedy=remedy,
+                delay_seconds=delay_seconds,
+            )
+        )
+        self.start_at = self._clock() + delay_seconds
+
+    def _set_aside(self, broken: rollback.Broken) -> None:
+        manifest = broken.manifest
+        known = None
+        if manifest is not None and manifest.role is Role.EPOCH:
+            known = self.history.epochs.get((manifest.attempt, manifest.epoch))
+        if known is not None:
+            for event in self._scoring.condemn_file(known, broken.message):
+                self._recorder.record(event)
+        else:
+            log.warning("%s: %s; moved to quarantine", broken.path, broken.message)
+            rollback.quarantine(self._run.path, broken.path, manifest)
+
+
+def _settings(plan: AttemptPlanned) -> policy.Settings:
+    return policy.Settings(plan.lr, plan.amp, plan.batch_size, plan.accumulate)
+
+
+def _ended_by(incident: Incident, attempt: int) -> bool:
+    return incident.opened.fatal and incident.opened.attempt == attempt

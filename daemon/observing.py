@@ -1,0 +1,156 @@
+"""What lies on the disk becomes facts: the worker's journal, committed epochs, moves. Decides nothing.
+
+Every fact is taken once, also when a file is read again after a daemon died.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from ..checkpoints.manifest import Role, read_manifest, scan_manifests
+from ..errors import CorruptCheckpointError
+from ..trainer.contract import Cause, DrillLine, JournalLine, Phase, Progress, Started, Trouble
+from . import rollback
+from .events import AttemptStarted, DrillFired, EpochCommitted, EpochMoved, Evidence, Outcome
+from .history import History
+from .incidents import open_incident
+from .recording import Recorder
+from .rundir import RunDir
+from .worker import Condemned, Worker
+
+log = logging.getLogger(__name__)
+JOURNAL_OFFSET = "journal"
+
+
+class Screen(Protocol):
+    """Where a person looks on: told of what is too fleeting to be a fact."""
+
+    def progress(self, line: JournalLine) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Observer:
+    """Reads the run directory on behalf of the supervisor."""
+
+    def __init__(self, run: RunDir, recorder: Recorder, screen: Screen) -> None:
+        self._run = run
+        self._recorder = recorder
+        self._screen = screen
+        self._checkpoints_changed: int | None = None
+
+    @property
+    def history(self) -> History:
+        return self._recorder.history
+
+    def noted_offset(self, attempt: int) -> int:
+        """Up to where an earlier daemon read the journal of this attempt."""
+        noted = (self._recorder.noted(JOURNAL_OFFSET) or "").split(":")
+        return int(noted[1]) if noted[0] == str(attempt) else 0
+
+    def read_journal(self, worker: Worker, now: float) -> None:
+        """The lines since the last call."""
+        recorded = self.history.last_at
+        for line in worker.read(now):
+            self._journal_line(worker, line)
+        if self.history.last_at != recorded:
+            self._recorder.note(JOURNAL_OFFSET, f"{worker.attempt}:{worker.offset}")
+
+    def _journal_line(self, worker: Worker, line: JournalLine) -> None:
+        """Facts are taken once, also when a journal is read again after the daemon died."""
+        attempt = self.history.attempt(worker.attempt)
+        match line:
+            case Started() if attempt.started is None:
+                self._recorder.record(
+                    AttemptStarted(
+                        attempt=line.attempt,
+                        lr=line.lr,
+                        amp=line.amp,
+                        device=line.device,
+                        parameters=line.parameters,
+                        steps_per_epoch=line.steps_per_epoch,
+                    )
+                )
+                self._check_echo(worker, line)
+            case DrillLine() if (worker.attempt, line.drill) not in self.history.drills_fired:
+                self._recorder.record(DrillFired(attempt=worker.attempt, drill=line.drill))
+            case Trouble() if not line.fatal:
+                self._note_trouble(worker.attempt, line)
+            case Progress() | Phase():
+                self._screen.progress(line)
+
+    def _note_trouble(self, attempt: int, line: Trouble) -> None:
+        known = {(i.opened.attempt, i.opened.cause, i.opened.step) for i in self.history.incidents}
+        if (attempt, line.cause, line.step) not in known:
+            self._recorder.record(
+                open_incident(
+                    self._run.path,
+                    self.history,
+                    attempt=attempt,
+                    cause=line.cause,
+                    step=line.step,
+                    epoch=line.epoch,
+                    message=line.message,
+                    evidence=line.evidence,
+                    fatal=False,
+                    directory=line.incident,
+                )
+            )
+
+    def _check_echo(self, worker: Worker, echo: Started) -> None:
+        """A remedy that is not in force has failed: loading a state can bring the old learning rate back."""
+        spec = worker.spec
+        wanted: Evidence = {"lr": spec.lr, "amp": spec.amp.value, "batch_size": spec.batch_size}
+        got: Evidence = {"lr": echo.lr, "amp": echo.amp.value, "batch_size": echo.batch_size}
+        wrong = [name for name in wanted if wanted[name] != got[name]]
+        if wrong:
+            what = ", ".join(f"{name} {got[name]} instead of {wanted[name]}" for name in wrong)
+            worker.condemn(
+                Condemned(
+                    Outcome.REMEDY_FAILED,
+                    Cause.WORKER_CRASHED,
+                    f"the worker runs with {what}: its settings failed",
+                    got,
+                )
+            )
+
+    def find_moved(self) -> None:
+        """Moves that a daemon made and did not live to record."""
+        for epoch in self.history.lineage():
+            name = epoch.manifest.rsplit("/", 1)[-1]
+            moved = self._run.checkpoints / "superseded" / f"{epoch.attempt:03d}" / name
+            if moved.exists() and not (self._run.path / epoch.manifest).exists():
+                where = str(moved.relative_to(self._run.path))
+                self._recorder.record(
+                    EpochMoved(attempt=epoch.attempt, epoch=epoch.epoch, manifest=where, reason="superseded")
+                )
+
+    def find_epochs(self, *, anyway: bool = False) -> None:
+        """New commits. The directory is read when its time stamp changed, and now and then `anyway`."""
+        changed = self._run.checkpoints.stat().st_mtime_ns
+        if changed == self._checkpoints_changed and not anyway:
+            return
+        self._checkpoints_changed = changed
+        standing = {epoch.manifest for epoch in self.history.lineage()}
+        for path in scan_manifests(self._run.checkpoints):
+            name = str(path.relative_to(self._run.path))
+            if name in standing or not path.name.startswith("checkpoint_epoch"):
+                continue
+            try:
+                manifest = read_manifest(path)
+            except CorruptCheckpointError as error:
+                log.warning("%s; moved to quarantine", error)
+                rollback.quarantine(self._run.path, path, None)
+                continue
+            if manifest.role is Role.EPOCH and (manifest.attempt, manifest.epoch) not in self.history.epochs:
+                self._recorder.record(
+                    EpochCommitted(
+                        attempt=manifest.attempt,
+                        epoch=manifest.epoch,
+                        step=manifest.step,
+                        manifest=name,
+                        sha256=manifest.weights.sha256,
+                        finite=manifest.finite,
+                    )
+                )
