@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ..checkpoints.manifest import Role
@@ -73,6 +73,15 @@ class Answers:
     def _configured(self) -> policy.Settings:
         trainer = self._config.trainer
         return policy.Settings(trainer.lr, trainer.amp, trainer.batch_size, trainer.accumulate)
+
+    def _retuned(self, settings: policy.Settings) -> policy.Settings:
+        """With what a person has edited for this attempt."""
+        lr, amp = self._config.trainer.lr, self._config.trainer.amp
+        if "trainer.lr" in self.history.edited:
+            settings = replace(settings, lr=lr)
+        if "trainer.amp" in self.history.edited:
+            settings = replace(settings, amp=amp)
+        return settings
 
     def go_on_after(self, attempt: Attempt, ended: AttemptEnded) -> None:
         """The last attempt is over and recorded; its answer is not, or it was a stop."""
@@ -215,7 +224,7 @@ class Answers:
     ) -> None:
         """Record the intent; carrying it out starts with the next look."""
         if settings is None:  # what was never trained with may have been mended in the file
-            settings = _settings(attempt.plan) if self.history.ever_stepped else self._configured()
+            settings = self._retuned(_settings(attempt.plan)) if self.history.ever_stepped else self._configured()
         point, broken = rollback.choose(self._run.path, self.history, resume)
         for entry in broken:
             self._set_aside(entry)

@@ -143,6 +143,8 @@ class History:
         self.gave_up: GaveUp | None = None
         self.retry_asked = False
         """A person wants another attempt, and none was planned since."""
+        self.edited: frozenset[str] = frozenset()
+        """Settings that a person has changed since the last attempt was planned."""
         self.finished = False
         self.daemon: DaemonStarted | None = None
         self.stopped_because: str | None = None
@@ -164,6 +166,7 @@ class History:
                 if event.epochs > self.epochs_wanted:
                     self.finished = False
                 self.epochs_wanted = event.epochs
+                self.edited |= event.changes.keys()
             case DaemonStarted():
                 self.daemon, self.stopped_because = event, None
             case DaemonStopped():
@@ -174,7 +177,7 @@ class History:
                 self.drills_fired.append((event.attempt, event.drill))
             case AttemptPlanned():
                 self.attempts.append(Attempt(event))
-                self.retry_asked = False
+                self.retry_asked, self.edited = False, frozenset()
             case AttemptSpawned():
                 attempt = self.attempt(event.attempt)
                 attempt.spawned, attempt.spawned_at = event, moment

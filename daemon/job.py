@@ -68,7 +68,7 @@ def run_job(
         run = RunDir(runs_dir / (name or source.stem))
         run.hold()
         try:
-            begun = _begin(run, source, config, console)
+            begun = _begin(run, source, config, console, retry=retry)
             return _held(
                 run,
                 config,
@@ -112,10 +112,11 @@ class Begun:
     changes: dict[str, str]
 
 
-def _begin(run: RunDir, source: Path, config: RunConfig, console: Console) -> Begun:
+def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, retry: bool) -> Begun:
     """Make the run directory, or take it up with what was edited since."""
-    if run.exists and History.of(read_events(run.path)).ever_stepped:
-        return Begun(new=False, changes=run.accept(source, config))
+    history = History.of(read_events(run.path)) if run.exists else History()
+    if history.ever_stepped:
+        return Begun(new=False, changes=run.accept(source, config, retry=retry and history.gave_up is not None))
     report = audit_data(source, config, console)
     render(report, console, errors=False)
     run.create(source, config, require(report))

@@ -28,7 +28,7 @@ that names the nearest known one, and all mistakes of a file are told at once.
 Between two calls of `segwatch run`, these may be edited for a run that exists: `trainer.epochs`, `trainer.device`,
 `trainer.threads`, `trainer.recovery_seconds`, and everything in `[evaluator]`, `[checkpoints]`, `[watch]`, `[alerts]`
 and `[recovery]`. All else is what the run *is*: start another with `--name`. As long as nothing was trained, all may
-change.
+change. After a run gave up, `--retry` also takes another `trainer.lr` or `trainer.amp`.
 
 This page is made by `make docs` from the models in each room's `config.py`.
 """

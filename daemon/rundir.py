@@ -34,6 +34,8 @@ FREE_WHILE_RUNNING = (
     "recovery.",
 )
 """Settings that may change between two calls of `segwatch run`; all others are what the run *is*."""
+FREE_AT_RETRY = ("trainer.lr", "trainer.amp")
+"""What a person may change as well for another try after a run gave up: the ladder may, so they may."""
 _LOCK_HEADER = """\
 # What this run uses: every setting with its default, and the data as the audit found it.
 # Written by segwatch when the run began; edit run.toml where you keep it, not this file.
@@ -122,14 +124,16 @@ class RunDir:
         except (OSError, KeyError, ValueError) as error:
             raise ConfigError(f"cannot be read: {error}", where=self.path / LOCK, remedy="start a new run") from error
 
-    def accept(self, source: Path, config: RunConfig) -> dict[str, str]:
+    def accept(self, source: Path, config: RunConfig, *, retry: bool = False) -> dict[str, str]:
         """Take an edited run.toml for a run that exists; returns what changed, in words.
 
-        Raises ConfigError when a setting was edited that makes it another run.
+        With `retry`, a run that gave up may go on with another learning rate or precision. Raises ConfigError when a
+        setting was edited that makes it another run.
         """
         changes = changed_keys(self.frozen_config(), config)
         words = {key: f"{_toml(old)} -> {_toml(new)}" for key, (old, new) in sorted(changes.items())}
-        fixed = [key for key in words if not key.startswith(FREE_WHILE_RUNNING)]
+        free = FREE_WHILE_RUNNING + FREE_AT_RETRY if retry else FREE_WHILE_RUNNING
+        fixed = [key for key in words if not key.startswith(free)]
         if fixed:
             raise ConfigError(
                 "this run began with other settings:\n" + "\n".join(f"  {key}: {words[key]}" for key in fixed),

@@ -49,7 +49,7 @@ class LiveScreen:
         self._console = console
         self._history = history
         self._panel = Panel(history)
-        self._live = Live(self._panel, console=console, refresh_per_second=4, transient=True)
+        self._live = Live(self._panel, console=console, refresh_per_second=2, transient=True)
         self._live.start()
 
     def handle(self, moment: float, event: Event) -> None:
@@ -94,12 +94,12 @@ class Panel:
                 assert_never(line)
 
     def __rich__(self) -> Group:
-        table = Table.grid(padding=(0, 3))
-        table.add_row(*self._training())
-        table.add_row(*self._scores())
+        bar = Table.grid(expand=True)
+        bar.add_row(self._bar())  # by itself it ends no line
+        training, scores = (Text("   ".join(filter(None, words))) for words in (self._training(), self._scores()))
         firing = [f"{alert.code}{' (drill)' if alert.drill else ''}" for alert in self._history.firing()]
         words = Text("alerts: " + (", ".join(firing) or "none"), style="bold red" if firing else "green")
-        return Group(self._bar(), table, words)
+        return Group(bar, training, scores, words)
 
     def _training(self) -> list[str]:
         line, attempt = self._progress, self._history.current

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from ..errors import ConfigError
 from ..section import Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IGNORE_INDEX = 255
 """The training value of every pixel that counts nowhere: not in a loss, not in a score."""
@@ -56,6 +59,8 @@ class ResolvedData(Record):
     @property
     def lookup(self) -> np.ndarray:
         """uint8 (256,): mask id -> training index. Ids that are not used map to IGNORE_INDEX, never to 0."""
+        import numpy as np  # `segwatch status` reads classes and files, and should not wait for numpy
+
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         for index, entry in enumerate(self.classes):
             table[entry.id] = index

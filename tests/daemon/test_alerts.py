@@ -172,7 +172,7 @@ def test_evidence_that_is_not_there_is_none():
     assert evidence_words({}) == "none"
 
 
-NASTY = "CUDA error:\n  device-side assert\r\n\x1b[31mred\x1b[0m\x00\u2028\u0085\x0b\x0cend"
+NASTY = "CUDA error:\n  device-side assert\r\n\x1b[31mred\x1b[0m\x00\u2028\u0085\x0b\x0c\x7f\u202eend"
 
 
 @pytest.mark.parametrize("field", ["cause", "action", "advice", "drill"])

@@ -95,6 +95,8 @@ def test_the_factor_of_the_lr_is_the_configured_one():
 def test_a_nan_that_shows_itself_in_another_place_is_the_same_trouble():
     causes = [Cause.NAN_LOSS, Cause.NAN_WEIGHTS, Cause.INF_GRADIENTS]
     assert remedies(walk(SETTINGS, [ending(cause=cause) for cause in causes])) == ["lower-lr", "lower-lr", "GiveUp"]
+    under_amp = walk(replace(SETTINGS, amp=Amp.FP16), [ending(cause=cause) for cause in (*causes, Cause.AMP_UNSTABLE)])
+    assert remedies(under_amp) == ["amp-off", "lower-lr", "lower-lr", "GiveUp"]
 
 
 @pytest.mark.parametrize("outcome", DIED)

@@ -115,6 +115,16 @@ def test_after_giving_up_only_retry_goes_on(daemon):
     assert daemon.scored_epochs() == [(1, 1), (4, 2), (4, 3)]
 
 
+def test_a_retry_takes_the_learning_rate_that_a_person_wrote(daemon):
+    daemon.scenario(faults={"1:6": "nan", "2:6": "nan", "3:6": "nan"})
+    daemon.run()
+    text = (daemon.place / "run.toml").read_text()
+    (daemon.place / "run.toml").write_text(text.replace("1e-3", "3e-5"))
+    assert daemon.run()[0] == 78, "without --retry a run is what it was"
+    assert daemon.run("--retry")[0] == 0
+    assert specs(daemon)[3]["lr"] == 3e-5
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

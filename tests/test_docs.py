@@ -1,0 +1,92 @@
+"""The documents are true: every file has its line, every setting and alert its row, every example runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from segwatch.daemon.config import RunConfig, parse_config
+from segwatch.daemon.reference import reference
+from segwatch.daemon.rules import Alert
+from segwatch.trainer.contract import Cause
+
+from .conftest import REPOSITORY
+
+ROOMS = ("daemon", "trainer", "evaluator", "data", "checkpoints")
+README = (REPOSITORY / "README.md").read_text()
+TREE = README.split("## How it is built")[1]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_tree_has_a_line_for_every_file_and_no_other(room):
+    section = re.split(rf"^{room}/", TREE, flags=re.MULTILINE)[1]
+    listed = []
+    for line in section.splitlines()[1:]:
+        match = re.match(r"  (\w+\.py) +\S", line)
+        if match is None:
+            break
+        listed.append(match[1])
+    present = {path.name for path in (REPOSITORY / room).glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert sorted(listed) == sorted(present)
+
+
+def test_the_files_to_read_first_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) >= 8
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_reference_page_is_what_the_models_say():
+    assert (REPOSITORY / "docs" / "configuration.md").read_text() == reference(), "run `make docs`"
+
+
+def test_every_setting_says_what_it_does():
+    assert re.findall(r"^\| `(\w+)` .*\|\s*\|$", reference(), flags=re.MULTILINE) == []
+
+
+def test_the_run_toml_of_the_readme_is_valid():
+    blocks = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert isinstance(parse_config(block.encode(), Path("README.md")), RunConfig)
+
+
+def test_every_command_of_the_readme_exists():
+    commands = set(re.findall(r"^segwatch (\w+)(?: run\.toml| +#|$)", README, flags=re.MULTILINE))
+    assert commands >= {"audit", "run", "status", "alerts", "best", "stop"}
+    for command in sorted(commands):
+        help_ = subprocess.run(
+            [Path(sys.executable).with_name("segwatch"), command, "--help"], capture_output=True, text=True, check=False
+        )
+        assert help_.returncode == 0
+        assert "Usage: segwatch" in help_.stdout
+
+
+def test_every_make_verb_of_the_readme_exists():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for verb in set(re.findall(r"make (run|test|setup|check|docs)\b", README)):
+        assert re.search(rf"^{verb}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_alert_code_has_its_row():
+    rules = (REPOSITORY / "daemon" / "rules.py").read_text()
+    codes = {cause.value for cause in Cause} | set(re.findall(r'code="([a-z-]+)"', rules))
+    codes |= set(re.findall(r'yield Alert\(\s*"[a-z-]+",\s*"([a-z-]+)"', rules))
+    assert Alert.__dataclass_fields__.keys() >= {"code", "cause", "evidence", "action", "advice", "drill"}
+    assert len(codes) >= 17
+    page = (REPOSITORY / "docs" / "alerts.md").read_text()
+    assert [code for code in sorted(codes) if f"| `{code}` |" not in page] == []
+
+
+def test_every_dependency_is_pinned():
+    """The range of pyproject.toml is honest; constraints.txt says what was really run."""
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    }
+    wanted = re.findall(r'^    "([A-Za-z0-9_-]+)[><=]', (REPOSITORY / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert len(wanted) >= 15
+    assert [name for name in wanted if name.lower() not in pinned] == []
