@@ -110,14 +110,12 @@ def audit(
     json: Json = False,
 ) -> None:
     """Read every mask before anything trains: which classes there are, what is missing, what does not fit."""
-    from rich.console import Console
-
     from ..data.audit import require
     from ..data.audit_view import render
     from .config import load_config
     from .job import audit_data
 
-    report = audit_data(config, load_config(config), Console(stderr=True) if json else _console())
+    report = audit_data(config, load_config(config), _console(stderr=json))
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
@@ -202,10 +200,10 @@ def _run(run: Path | None, runs_dir: Path) -> RunDir:
     return find_run(run, runs_dir)
 
 
-def _console() -> Console:
-    from rich.console import Console
+def _console(*, stderr: bool = False) -> Console:
+    from .screen import Terminal
 
-    return Console()
+    return Terminal(stderr=stderr)
 
 
 def _print_json(value: Any) -> None:

@@ -34,7 +34,7 @@ from .results import BestFiles, ResultsFile
 from .rundir import RunDir
 from .scorer import Scorer
 from .scoring import Scoring
-from .screen import LiveScreen, PlainScreen
+from .screen import LiveScreen, PlainScreen, nobody_may_look
 from .store import Store, read_events
 from .supervisor import Supervisor
 from .views import data_of
@@ -118,7 +118,8 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
     if history.ever_stepped:
         return Begun(new=False, changes=run.accept(source, config, retry=retry and history.gave_up is not None))
     report = audit_data(source, config, console)
-    render(report, console, errors=False)
+    with nobody_may_look():
+        render(report, console, errors=False)
     run.create(source, config, require(report))
     return Begun(new=True, changes={})
 
@@ -259,9 +260,14 @@ class SpecWriter:
 
 def _say_how_it_went(run: RunDir, history: History, console: Console, code: int) -> None:
     write_report(run, history)
-    if code >= 128:
-        console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
-        return
+    with nobody_may_look():
+        if code >= 128:
+            console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
+        else:
+            _print_end(run, history, console)
+
+
+def _print_end(run: RunDir, history: History, console: Console) -> None:
     print_closing(run, history, console)
     if history.gave_up is not None:
         console.print(f"\nGAVE UP: {history.gave_up.reason}", soft_wrap=True, highlight=False, markup=False)

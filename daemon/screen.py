@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import assert_never
 
@@ -16,6 +21,33 @@ from .alerts import duration
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
 from .words import percent, sentence
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def nobody_may_look() -> Iterator[None]:
+    """A terminal that was closed or a pipe that nobody reads ends no night watch: all facts are in files."""
+    try:
+        yield
+    except OSError as error:
+        log.info("nobody looks any more: %s", error)
+        _look_away()
+
+
+class Terminal(Console):
+    """A console that goes quiet when its reader leaves; rich's own ends the program, with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _look_away()
+
+
+def _look_away() -> None:
+    """What is still in the buffers goes nowhere: flushed at exit, it would spoil the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class PlainScreen:
@@ -39,7 +71,8 @@ class PlainScreen:
         """Nothing is kept open."""
 
     def _line(self, moment: float | None, words: str) -> None:
-        self._console.print(f"{_clock(moment)} {words}", markup=False, highlight=False, soft_wrap=True)
+        with nobody_may_look():
+            self._console.print(f"{_clock(moment)} {words}", markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveScreen:
@@ -69,7 +102,8 @@ class LiveScreen:
     def _line(self, moment: float | None, words: str, style: str) -> None:
         line = Text(f"{_clock(moment)} ", style="dim")
         line.append(words, style=style)
-        self._live.console.print(line, soft_wrap=True)
+        with nobody_may_look():
+            self._live.console.print(line, soft_wrap=True)
 
 
 class Panel:

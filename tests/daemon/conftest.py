@@ -123,7 +123,8 @@ class Daemon:
         for child in self.children:
             if child.poll() is None:
                 child.kill()
-            child.communicate()
+            child.wait()
+            child.stdout.close()
         if (self.run_dir / "events.jsonl").exists():
             for attempt in self.history.attempts:
                 if attempt.spawned is not None:

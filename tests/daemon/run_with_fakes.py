@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from segwatch.daemon.job import StoppedEarly, run_job
+from segwatch.daemon.screen import Terminal
 from segwatch.errors import SegwatchError
 from segwatch.trainer.contract import Drill
 
@@ -28,7 +28,7 @@ def main() -> int:
             runs_dir=Path("runs"),
             drills=[Drill.parse(text) for text in arguments.drill],
             retry=arguments.retry,
-            console=Console(width=200),
+            console=Terminal(width=200),
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
         )

@@ -84,3 +84,17 @@ def test_plain_lines_carry_markup_and_names_as_they_are():
     assert first.endswith("epoch 3 committed (step 30)")
     assert "[DRILL crash@4]" in second
     assert second.endswith("[red]KeyError[/red]: 'x'")
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_lost_terminal_ends_nothing(monkeypatch):
+    looked_away = []
+    monkeypatch.setattr("segwatch.daemon.screen._look_away", lambda: looked_away.append(True))
+    PlainScreen(Console(file=Gone())).say("the worker stands still")
+    assert looked_away == [True]

@@ -398,3 +398,16 @@ def test_a_daemon_killed_between_plan_and_spawn_carries_the_plan_out(daemon):
     assert len(daemon.history.incidents) == 1
     fired = [a for a in daemon.history.alerts.values() if a.code == "worker-crashed"]
     assert [a.state for a in fired] == [AlertState.RESOLVED]
+
+
+def test_a_daemon_whose_reader_is_gone_watches_on_and_stops_its_worker(daemon):
+    """The pipe behind it is closed, as when a terminal goes: stopping still saves and ends the worker first."""
+    daemon.configure(epochs=200)
+    daemon.scenario(step_seconds=0.05)
+    first = daemon.start()
+    first.stdout.close()
+    daemon.until(lambda history: len(history.epochs) >= 2 and not history.unscored)
+    first.terminate()
+    assert first.wait(timeout=30) == 143
+    assert not daemon.worker_identity().alive()
+    assert daemon.history.attempts[-1].ended.outcome is Outcome.STOPPED
