@@ -22,7 +22,7 @@ def changes(known: Mapping[str, AlertChanged], now: Iterable[Alert], moment: flo
     changed = [
         record
         for alert in holding.values()
-        if (record := _advance(known.get(alert.fingerprint), alert, moment)) is not None
+        if not alert.inhibited and (record := _advance(known.get(alert.fingerprint), alert, moment)) is not None
     ]
     for fingerprint, old in known.items():
         if old.state not in OVER and fingerprint not in holding:

@@ -203,7 +203,10 @@ def _run(run: Path | None, runs_dir: Path) -> RunDir:
 def _console(*, stderr: bool = False) -> Console:
     from .screen import Terminal
 
-    return Terminal(stderr=stderr)
+    stream = sys.stderr if stderr else sys.stdout
+    # A pipe has no width of its own, and 80 columns would break paths that somebody may want to copy.
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 160
+    return Terminal(stderr=stderr, width=width)
 
 
 def _print_json(value: Any) -> None:

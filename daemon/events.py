@@ -157,6 +157,8 @@ class EpochMoved(Record):
     epoch: int
     manifest: str
     reason: Literal["superseded", "quarantined"]
+    message: str = ""
+    """What is wrong with it, for one that was quarantined."""
 
 
 class ScoreRecorded(Record):

@@ -65,6 +65,7 @@ class Epoch:
     finite: bool
     moved: str | None = None
     """`superseded` or `quarantined`."""
+    moved_because: str = ""
     scores: dict[str, ScoreRecorded] = field(default_factory=dict)
     best_before: float | None = None
     """Best test mIoU of the epochs scored earlier."""
@@ -190,7 +191,9 @@ class History:
                 self._commit(event)
             case EpochMoved():
                 epoch = self.epochs[event.attempt, event.epoch]
-                epoch.manifest, epoch.moved = event.manifest, event.reason
+                epoch.manifest, epoch.moved, epoch.moved_because = event.manifest, event.reason, event.message
+                if event.reason == "quarantined":
+                    self._choose_best()
             case ScoreRecorded():
                 self._score(event)
             case IncidentOpened():
@@ -303,17 +306,30 @@ class History:
     def _score(self, event: ScoreRecorded) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
         epoch.scores[event.split] = event
-        best = self.best.get(event.split)
         if event.split == "test":
+            best = self.best.get("test")
             epoch.best_before = None if best is None else best.miou
         if event.verdict == "not-finite" and epoch.key not in self.not_finite:
             self.not_finite.append(epoch.key)
-        if epoch.scored:
-            self.unscored.pop(epoch.key, None)
         if event.split == "test" and event.miou is not None and epoch.moved is None:
             self.latest_scored = epoch
-        if event.miou is not None and (best is None or event.miou > best.miou):
-            self.best[event.split] = Best(epoch, event.miou)
+        if epoch.scored:
+            self.unscored.pop(epoch.key, None)
+            self._compete(epoch)
+
+    def _compete(self, epoch: Epoch) -> None:
+        """Epochs compete once both their scores are known, so that the two winners can be compared at any moment."""
+        for split in SCORED_SPLITS:
+            miou, best = epoch.miou(split), self.best.get(split)
+            if miou is not None and (best is None or miou > best.miou):
+                self.best[split] = Best(epoch, miou)
+
+    def _choose_best(self) -> None:
+        """Anew, because a winner may be gone."""
+        self.best.clear()
+        for epoch in self.epochs.values():
+            if epoch.scored and epoch.moved != "quarantined":
+                self._compete(epoch)
 
 
 _CAUSED_BY: dict[str, frozenset[Cause]] = {

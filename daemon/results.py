@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 from ..durable import sync_directory, write_text
-from .events import Event, RescoreWanted, ScoreRecorded
-from .history import History
+from .events import EpochMoved, Event, RescoreWanted, ScoreRecorded
+from .history import SCORED_SPLITS, History
 
 log = logging.getLogger(__name__)
 COLUMNS = (
@@ -69,15 +69,19 @@ class BestFiles:
     def __init__(self, run_dir: Path, history: History) -> None:
         self._run_dir = run_dir
         self._history = history
-        for split in history.best:
-            self._link(split)
+        self._link_all()
 
     def handle(self, moment: float, event: Event) -> None:
         del moment
-        if isinstance(event, ScoreRecorded):
-            best = self._history.best.get(event.split)
-            if best is not None and best.epoch.key == (event.attempt, event.epoch):
-                self._link(event.split)
+        if isinstance(event, ScoreRecorded | EpochMoved):
+            self._link_all()
+
+    def _link_all(self) -> None:
+        for split in SCORED_SPLITS:
+            if split in self._history.best:
+                self._link(split)
+            else:  # the only winner there was is in quarantine
+                (self._run_dir / f"best_{split}.pth").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -7,7 +7,7 @@ epoch 50 somebody should look. A low IoU on a rare class is expected and is no a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..trainer.contract import Cause
 from .config import AlertsConfig
@@ -34,10 +34,12 @@ class Alert:
     drill: str | None = None
     pending: bool = False
     """Seen, but not yet for long enough to wake somebody."""
+    inhibited: bool = False
+    """Explained by a graver one: not told now, and not over either."""
 
 
 def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
-    """Every alert that holds, without those that a graver one explains."""
+    """Every alert that holds; those that a graver one explains are marked."""
     alerts = [
         *_incidents(history),
         *_not_finite(history),
@@ -47,7 +49,7 @@ def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
         *_trends(history, config),
     ]
     if any(alert.code in HIDES_TRENDS for alert in alerts):
-        alerts = [alert for alert in alerts if alert.code not in TREND_CODES]
+        alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
     return alerts
 
 
@@ -143,12 +145,11 @@ def _not_finite(history: History) -> Iterator[Alert]:
 def _broken_checkpoints(history: History) -> Iterator[Alert]:
     for epoch in history.epochs.values():
         if epoch.moved == "quarantined":
-            message = next((score.message for score in epoch.scores.values()), "")
             yield Alert(
                 fingerprint=f"checkpoint-corrupt:{epoch.attempt}:{epoch.epoch}",
                 code="checkpoint-corrupt",
                 severity=Severity.CRITICAL,
-                cause=f"the checkpoint of epoch {epoch.epoch} is not what was committed: {message}",
+                cause=f"the checkpoint of epoch {epoch.epoch} is not what was committed: {epoch.moved_because}",
                 evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "committed_sha256": epoch.sha256[:16]},
                 action=f"Moved to {epoch.manifest.rsplit('/', 1)[0]}/; it is neither scored nor resumed from.",
                 advice="Check the disk (dmesg, SMART) and what else writes to the run directory.",

@@ -142,7 +142,9 @@ class Scoring:
             except CorruptCheckpointError:
                 manifest = None
             moved = quarantine(self._run_dir, path, manifest)
-            yield EpochMoved(attempt=epoch.attempt, epoch=epoch.epoch, manifest=moved, reason="quarantined")
+            yield EpochMoved(
+                attempt=epoch.attempt, epoch=epoch.epoch, manifest=moved, reason="quarantined", message=message
+            )
         yield from _rows(epoch, Verdict.CORRUPT, message)
 
     def _failed(self, epoch: Epoch, message: str) -> Iterator[Event]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..trainer.contract import CheckpointLine, DrillLine, Finished, JournalLine, Phase, Progress, Started, Trouble
-from .alerts import duration
+from .alerts import duration, one_line
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
 from .words import percent, sentence
@@ -72,7 +72,7 @@ class PlainScreen:
 
     def _line(self, moment: float | None, words: str) -> None:
         with nobody_may_look():
-            self._console.print(f"{_clock(moment)} {words}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(f"{_clock(moment)} {one_line(words)}", markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveScreen:
@@ -101,7 +101,7 @@ class LiveScreen:
 
     def _line(self, moment: float | None, words: str, style: str) -> None:
         line = Text(f"{_clock(moment)} ", style="dim")
-        line.append(words, style=style)
+        line.append(one_line(words), style=style)
         with nobody_may_look():
             self._live.console.print(line, soft_wrap=True)
 

@@ -231,3 +231,19 @@ def test_durations_read_as_a_person_says_them(seconds, words):
 
 def test_stamps_are_utc_to_the_second():
     assert stamp(1_700_000_000.9) == "2023-11-14T22:13:20Z"
+
+
+# --- inhibition ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_graver_one_explains_is_neither_told_nor_over():
+    memory = Memory()
+    memory.at(1.0, STALL)
+    assert memory.at(2.0, replace(STALL, inhibited=True)) == []
+    assert memory.at(3.0, STALL) == [], "it fired before the crash and still does"
+
+
+def test_what_begins_while_a_graver_one_holds_is_told_only_afterwards():
+    memory = Memory()
+    assert memory.at(1.0, replace(STALL, inhibited=True)) == []
+    assert states(memory.at(2.0, STALL)) == [("miou-stall", "firing", 2.0)]

@@ -269,3 +269,27 @@ def test_a_drill_that_has_fired_is_no_longer_ahead(run):
     assert run.history.pending_drills == (NAN, kill)
     run.drills(NAN)
     assert run.history.pending_drills == (kill,)
+
+
+# --- the winners ---------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_competes_once_both_its_scores_are_known(a_run):
+    """Between its val and its test score the gap would be unknown, and an alert on it would come and go."""
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.4)
+    second = run.commits(2)
+    run.scores(second, "val", 0.6)
+    assert run.history.best["val"].epoch.epoch == 1
+    run.scores(second, "test", 0.5)
+    assert run.history.best["val"].epoch.epoch == run.history.best["test"].epoch.epoch == 2
+
+
+def test_a_winner_in_quarantine_makes_room_for_the_next_best(a_run):
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.4)
+    winner = run.trains(2, 0.6)
+    run.moves(winner.attempt, 2, "quarantined")
+    assert run.history.best["test"].epoch.epoch == 1

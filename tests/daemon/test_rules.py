@@ -22,7 +22,7 @@ def holding(run, config: AlertsConfig = CONFIG) -> dict[str, Alert]:
 
 
 def firing(run, config: AlertsConfig = CONFIG) -> set[str]:
-    return {code for code, alert in holding(run, config).items() if not alert.pending}
+    return {code for code, alert in holding(run, config).items() if not (alert.pending or alert.inhibited)}
 
 
 @pytest.fixture
