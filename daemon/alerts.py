@@ -11,6 +11,7 @@ from ..durable import LineLog
 from .events import AlertChanged, AlertState, Event, Evidence
 from .rules import Alert
 
+TAIL_LINES = 1000
 OVER = frozenset({AlertState.RESOLVED, AlertState.WITHDRAWN})
 TOLD = frozenset({AlertState.FIRING, AlertState.RESOLVED})
 """What a person hears of. An alert that never fired was no news, and that it is gone is none either."""
@@ -60,9 +61,21 @@ class AlertLog:
         self._log = LineLog(run_dir / "alerts.log", fsync=False)
 
     def handle(self, moment: float, event: Event) -> None:
+        for line in self._block(moment, event):
+            self._log.append(line)
+
+    def catch_up(self, facts: Iterable[tuple[float, Event]]) -> None:
+        """A daemon may have died between the log and its note that the log was written: the end of the log tells."""
+        written = set(self._log.path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        for moment, event in facts:
+            if not written.issuperset(self._block(moment, event)):
+                self.handle(moment, event)
+
+    @staticmethod
+    def _block(moment: float, event: Event) -> list[str]:
         if isinstance(event, AlertChanged) and event.state in TOLD:
-            for line in alert_lines(event, moment):
-                self._log.append(line)
+            return alert_lines(event, moment)
+        return []
 
     def close(self) -> None:
         self._log.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -58,6 +59,22 @@ class Board:
                 return
         if self._writer is not None:
             self._writer.flush()
+
+    def catch_up(self, facts: Sequence[tuple[float, Event]]) -> None:
+        """Whether these were written nobody knows: drop everything from the first of them on, and write it again."""
+        for moment, event in facts:
+            if isinstance(event, AttemptPlanned):  # first, since it purges what an attempt before it had scored
+                self.handle(moment, event)
+        doubtful = [event.step for _, event in facts if isinstance(event, ScoreRecorded)]
+        if doubtful:
+            self._purge_from(min(doubtful))
+            again = [epoch for epoch in self._history.epochs.values() if epoch.step >= min(doubtful)]
+            for epoch in sorted(again, key=lambda epoch: epoch.step):
+                for score in epoch.scores.values():
+                    self._score(facts[0][0], score)
+        for moment, event in facts:
+            if not isinstance(event, ScoreRecorded | AttemptPlanned):
+                self.handle(moment, event)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -6,7 +6,8 @@ A sink that fails is told of in the log and left out of that one fact: showing n
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from .events import AlertChanged, Event
@@ -15,12 +16,17 @@ from .store import Store
 
 log = logging.getLogger(__name__)
 DELIVERED = "delivered"
+Fact = tuple[float, Event]
+"""When it was recorded, and what."""
 
 
 class Sink(Protocol):
     """Shows facts to somebody: a file, TensorBoard, the terminal."""
 
     def handle(self, moment: float, event: Event) -> None: ...
+
+    def catch_up(self, facts: Sequence[Fact]) -> None:
+        """Show what a daemon that died recorded and may or may not have shown, without showing anything twice."""
 
     def close(self) -> None: ...
 
@@ -43,9 +49,10 @@ class Recorder:
 
     def catch_up(self) -> None:
         """Hand out again what a daemon that died may have recorded and not shown."""
-        shown = int(self._store.noted(DELIVERED) or 0)
-        for moment, event in list(self._store.events(after=shown)):
-            self._deliver(moment, event)
+        facts = list(self._store.events(after=int(self._store.noted(DELIVERED) or 0)))
+        for sink in self._sinks if facts else ():
+            with _at_the_boundary(sink, "catch up"):
+                sink.catch_up(facts)
         self.delivered()
 
     def delivered(self) -> None:
@@ -61,15 +68,20 @@ class Recorder:
 
     def close(self) -> None:
         for sink in self._sinks:
-            try:
+            with _at_the_boundary(sink, "close"):
                 sink.close()
-            except Exception:
-                log.exception("closing %s failed", type(sink).__name__)
         self._store.close()
 
     def _deliver(self, moment: float, event: Event) -> None:
         for sink in self._sinks:
-            try:
+            with _at_the_boundary(sink, f"show {event.kind}"):
                 sink.handle(moment, event)
-            except Exception:  # the named boundary: no fault in showing stops watching (promise P7)
-                log.exception("%s could not show %s", type(sink).__name__, event.kind)
+
+
+@contextmanager
+def _at_the_boundary(sink: Sink, what: str) -> Iterator[None]:
+    """No fault in showing stops watching (promise P7): it is told in daemon.log with its traceback."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s could not %s", type(sink).__name__, what)

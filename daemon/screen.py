@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import assert_never
@@ -20,6 +20,7 @@ from ..trainer.contract import CheckpointLine, DrillLine, Finished, JournalLine,
 from .alerts import duration, one_line
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
+from .recording import Fact
 from .words import percent, sentence
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class PlainScreen:
     def say(self, text: str) -> None:
         self._line(None, text)
 
+    def catch_up(self, facts: Sequence[Fact]) -> None:
+        """What happened while nobody looked is for `segwatch alerts` and the closing table."""
+
     def close(self) -> None:
         """Nothing is kept open."""
 
@@ -95,6 +99,9 @@ class LiveScreen:
 
     def say(self, text: str) -> None:
         self._line(None, text, "cyan")
+
+    def catch_up(self, facts: Sequence[Fact]) -> None:
+        """What happened while nobody looked is for `segwatch alerts` and the closing table."""
 
     def close(self) -> None:
         self._live.stop()

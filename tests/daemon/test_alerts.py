@@ -247,3 +247,21 @@ def test_what_begins_while_a_graver_one_holds_is_told_only_afterwards():
     memory = Memory()
     assert memory.at(1.0, replace(STALL, inhibited=True)) == []
     assert states(memory.at(2.0, STALL)) == [("miou-stall", "firing", 2.0)]
+
+
+# --- after a daemon died -------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_caught_up_without_repeating_what_it_holds(tmp_path):
+    memory = Memory()
+    (first,) = memory.at(1.0, STALL)
+    (second,) = memory.at(2.0)
+    log = AlertLog(tmp_path)
+    log.handle(1.0, first)
+    before = (tmp_path / "alerts.log").read_text()
+    log.catch_up([(1.0, first), (2.0, second)])
+    log.catch_up([(1.0, first), (2.0, second)])
+    log.close()
+    after = (tmp_path / "alerts.log").read_text()
+    assert after.startswith(before)
+    assert after.count("FIRING") == after.count("RESOLVED") == 1

@@ -244,3 +244,15 @@ def test_a_disk_that_refuses_costs_one_fact_and_no_more(shown, monkeypatch):
     writer.close()
     shown.trains(3)
     assert shown.steps("test/miou") == [10, 30]
+
+
+def test_what_a_killed_daemon_may_have_shown_is_shown_once(shown):
+    """It died after the fact and before its note that the fact was shown: nobody knows whether the point is there."""
+    shown.trains(1, 2, 3)
+    doubtful = shown.run.told[-3:]
+    shown.restart()
+    shown.board.catch_up(doubtful)
+    shown.trains(4)
+    steps = shown.steps(tags.evaluation("test", "miou"))
+    assert len(steps) == len(set(steps)) == 4
+    assert len(shown.steps(tags.evaluation("val", "miou"))) == 4
