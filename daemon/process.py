@@ -22,8 +22,9 @@ from ..trainer.contract import WORKER_LOCK, WORKER_LOCK_FD
 
 POLL_SECONDS = 0.2
 STACKS_SECONDS = 2.0
-WORKER_COMMAND = (sys.executable, "-m", "segwatch.trainer")
-EVALUATOR_COMMAND = (sys.executable, "-m", "segwatch.evaluator")
+# -P: what lies in the directory that segwatch was called from must not take the place of a package.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer")
+EVALUATOR_COMMAND = (sys.executable, "-P", "-m", "segwatch.evaluator")
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ class RunDir:
         return words
 
     def _freeze(self, config: RunConfig, data: ResolvedData) -> None:
-        table = {"config": _without_none(config.model_dump(mode="json")), "resolved": data.model_dump(mode="json")}
+        resolved = {"use": list(data.class_ids), **data.model_dump(mode="json")}
+        table = {"config": _without_none(config.model_dump(mode="json")), "resolved": resolved}
         write_atomic(self.path / LOCK, lambda file: _dump(file, table))
 
 
