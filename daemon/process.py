@@ -95,6 +95,19 @@ class WorkerLock:
         os.close(descriptor)
         return True
 
+    def end_holders(self, leader: int) -> list[int]:
+        """Kill what a worker that is gone has left behind with the lock in its hands; returns the pids.
+
+        Only what is in the session that the worker led *and* has the lock file open: a pid alone proves nothing.
+        """
+        ended = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) == leader and str(self._path) in {f.path for f in process.open_files()}:
+                    process.kill()
+                    ended.append(process.pid)
+        return ended
+
 
 def spawn_worker(command: Sequence[str], spec: Path, log: Path, lock_descriptor: int) -> subprocess.Popen[bytes]:
     """Start a worker in a session of its own, with the lock in its hands and its words in a file.

@@ -264,7 +264,8 @@ class Supervisor:
             return  # given up before it began
         lock = self._lock.acquire()
         if lock is None:
-            return  # something of the last worker still holds the device
+            self._free_the_device()
+            return
         for manifest, where in rollback.supersede(self._run.path, attempt.plan.resume_step):
             if (manifest.attempt, manifest.epoch) in self.history.epochs and manifest.role is Role.EPOCH:
                 self._recorder.record(
@@ -278,6 +279,12 @@ class Supervisor:
         self._recorder.record(
             AttemptSpawned(attempt=attempt.number, pid=identity.pid, create_time=identity.create_time)
         )
+
+    def _free_the_device(self) -> None:
+        """The worker is gone and its lock is not: what it started outlived it, and may hold the GPU."""
+        for attempt in self.history.attempts[-2:]:
+            if attempt.spawned is not None and (ended := self._lock.end_holders(attempt.spawned.pid)):
+                self._screen.say(f"processes that attempt {attempt.number} left behind were killed: {ended}")
 
     # --- telling, stopping, ending ---------------------------------------------------------------------------------
 

@@ -226,3 +226,21 @@ def test_the_end_of_an_adopted_worker_is_told(children):
     assert not told.is_set()
     child.kill()
     assert told.wait(DEADLINE_SECONDS)
+
+
+def test_what_a_dead_worker_left_behind_with_the_lock_is_killed_and_nobody_else(tmp_path, children):
+    """A worker killed from outside takes nobody along: its loader keeps the lock, and with it the GPU."""
+    lock = WorkerLock(tmp_path)
+    descriptor = lock.acquire()
+    os.set_inheritable(descriptor, True)
+    worker, loader = children(WITH_LOADER, OBEDIENT, pass_fds=(descriptor,))
+    os.close(descriptor)
+    bystander, _ = children(OBEDIENT)
+    left = Identity.of(int(loader))
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait(DEADLINE_SECONDS)
+    assert not lock.free()
+    assert lock.end_holders(bystander.pid) == []
+    assert lock.end_holders(worker.pid) == [left.pid]
+    until(lock.free)
+    assert bystander.poll() is None
