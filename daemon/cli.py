@@ -33,7 +33,11 @@ EX_SOFTWARE = 70
 
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="A run's directory, or its name below --runs-dir.", show_default="the newest"),
+    typer.Argument(
+        metavar="RUN",
+        help="A run's directory, or its name below --runs-dir; without it, the newest run.",
+        show_default=False,
+    ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
@@ -48,10 +52,10 @@ def options(
         os.environ["SEGWATCH_DEBUG"] = "1"
 
 
-@app.command()
+@app.command(short_help="Audit, train, score every epoch, recover; stay until the end.")
 def run(
     config: Annotated[Path, typer.Argument(metavar="run.toml", help="What to train on which data.")],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run.", show_default="the file's stem")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
     runs_dir: RunsDir = Path("runs"),
     drill: Annotated[
         list[str] | None,
@@ -87,9 +91,9 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(short_help="See it work on synthetic scenes, with a NaN on purpose.")
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put scenes and runs.")] = Path(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put scenes and runs.")] = Path(
         "segwatch-demo"
     ),
 ) -> None:
@@ -104,7 +108,7 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(short_help="Read every mask and image before anything trains.")
 def audit(
     config: Annotated[Path, typer.Argument(metavar="run.toml", help="The configuration whose data is read.")],
     json: Json = False,
@@ -123,7 +127,7 @@ def audit(
     require(report)
 
 
-@app.command()
+@app.command(short_help="How a run stands: state, health, progress, best, alerts.")
 def status(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """How a run stands: state, health and why, progress, best epoch, alerts firing. Works with the daemon dead."""
     from . import views
@@ -135,7 +139,7 @@ def status(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json
         views.print_status(look, _console())
 
 
-@app.command()
+@app.command(short_help="What went wrong, what was done, what you can do.")
 def alerts(
     run: RunArgument = None,
     runs_dir: RunsDir = Path("runs"),
@@ -159,7 +163,7 @@ def alerts(
         views.print_alerts(look, _console())
 
 
-@app.command()
+@app.command(short_help="The best epoch by test and by val, and the gap.")
 def best(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """The best epoch by test and by val, and what choosing by val gives away."""
     from . import views
@@ -171,7 +175,7 @@ def best(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json =
         views.print_best(look, _console())
 
 
-@app.command()
+@app.command(short_help="Stop a run; returns when nothing of it runs.")
 def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Stop a run: the worker saves and leaves, then the daemon. Returns when nothing of it runs any more."""
     from .stopping import stop_run

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +24,12 @@ from segwatch.daemon.events import (
     ScoreRecorded,
 )
 from segwatch.daemon.history import Epoch, History
-from segwatch.daemon.process import Identity
-from segwatch.daemon.store import read_events
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill
 
+from ..watched import Watched
+
 HERE = Path(__file__).parent
-DEADLINE_SECONDS = 60.0
 CONFIG = """\
 [data]
 classes = "classes.json"
@@ -61,13 +57,8 @@ backoff_seconds = 0.05
 """
 
 
-class Daemon:
-    """One `segwatch run` as a child process, on a run directory of its own."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.run_dir = place / "runs" / "run"
-        self.children: list[subprocess.Popen[str]] = []
+class Daemon(Watched):
+    """One `segwatch run` around the fakes."""
 
     def configure(self, *, epochs: int = 3, amp: str = "off", extra: str = "") -> None:
         (self.place / "run.toml").write_text(CONFIG.format(epochs=epochs, amp=amp, extra=extra))
@@ -76,59 +67,10 @@ class Daemon:
         (self.place / "scenario.json").write_text(json.dumps(what))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            [sys.executable, str(HERE / "run_with_fakes.py"), "run.toml", *arguments],
-            cwd=self.place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.children.append(child)
-        return child
+        return self.spawn([sys.executable, str(HERE / "run_with_fakes.py"), "run.toml", *arguments])
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """To its end; returns exit code and everything it printed."""
-        child = self.start(*arguments)
-        output, _ = child.communicate(timeout=DEADLINE_SECONDS)
-        return child.returncode, output
-
-    @property
-    def history(self) -> History:
-        return History.of(read_events(self.run_dir))
-
-    def until(self, holds: Callable[[History], bool]) -> History:
-        """Wait for a fact. Fails at the deadline instead of sleeping until something probably happened."""
-        pause = threading.Event()
-        for _ in range(int(DEADLINE_SECONDS / 0.05)):
-            if (self.run_dir / "events.jsonl").exists():
-                history = self.history
-                if holds(history):
-                    return history
-            pause.wait(0.05)
-        raise AssertionError("the deadline passed before it held")
-
-    def rows(self) -> list[dict[str, str]]:
-        with (self.run_dir / "results.csv").open() as file:
-            return list(csv.DictReader(file))
-
-    def scored_epochs(self, split: str = "test") -> list[tuple[int, int]]:
-        return [(int(row["attempt"]), int(row["epoch"])) for row in self.rows() if row["split"] == split]
-
-    def worker_identity(self) -> Identity:
-        spawned = self.history.attempts[-1].spawned
-        assert spawned is not None
-        return Identity(spawned.pid, spawned.create_time)
-
-    def clean(self) -> None:
-        for child in self.children:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-            child.stdout.close()
-        if (self.run_dir / "events.jsonl").exists():
-            for attempt in self.history.attempts:
-                if attempt.spawned is not None:
-                    Identity(attempt.spawned.pid, attempt.spawned.create_time).send(signal.SIGKILL)
+        return self.finish(self.start(*arguments))
 
 
 @pytest.fixture
