@@ -25,6 +25,7 @@ from .alerts import AlertLog
 from .board import Board
 from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
+from .freezing import accept, create, frozen_data
 from .history import History
 from .inbox import Inbox, Interrupted
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
@@ -37,7 +38,6 @@ from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
 from .store import Store, read_events
 from .supervisor import Supervisor
-from .views import data_of
 
 
 class StoppedEarly(Exception):  # noqa: N818 - not an error: a person asked
@@ -116,11 +116,11 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
     """Make the run directory, or take it up with what was edited since."""
     history = History.of(read_events(run.path)) if run.exists else History()
     if history.ever_stepped:
-        return Begun(new=False, changes=run.accept(source, config, retry=retry and history.gave_up is not None))
+        return Begun(new=False, changes=accept(run, source, config, retry=retry and history.gave_up is not None))
     report = audit_data(source, config, console)
     with nobody_may_look():
         render(report, console, errors=False)
-    run.create(source, config, require(report))
+    create(run, source, config, require(report))
     return Begun(new=True, changes={})
 
 
@@ -156,7 +156,7 @@ def _record_wishes(
 ) -> None:
     history = recorder.history
     if begun.new:
-        data = data_of(run)
+        data = frozen_data(run)
         recorder.record(
             RunCreated(
                 config_hash=identity_hash(config, data.class_ids),
@@ -228,7 +228,7 @@ class SpecWriter:
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self._run = run
         self._config = config
-        self._hash = identity_hash(config, data_of(run).class_ids)
+        self._hash = identity_hash(config, frozen_data(run).class_ids)
 
     def __call__(self, plan: AttemptPlanned, drills: tuple[Drill, ...]) -> AttemptSpec:
         trainer = self._config.trainer

@@ -10,6 +10,7 @@ from rich.console import Console
 from ..durable import write_text
 from . import views
 from .alerts import duration, stamp
+from .freezing import frozen_data
 from .history import History
 from .rundir import RunDir
 from .words import percent
@@ -17,7 +18,7 @@ from .words import percent
 
 def print_closing(run: RunDir, history: History, console: Console) -> None:
     """All epochs, the winners and their gap, what happened, where to look."""
-    data = views.data_of(run)
+    data = frozen_data(run)
     views.print_epochs(history, console)
     views.print_classes(history, data, console)
     for line in _winners(history):
@@ -33,7 +34,7 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
 
 def write_report(run: RunDir, history: History) -> None:
     """report.md: the same for someone who was away."""
-    data = views.data_of(run)
+    data = frozen_data(run)
     parts = [
         f"# {run.path.name}",
         _verdict(history),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..trainer.contract import Cause
-from .config import AlertsConfig
 from .events import Evidence, Severity
 from .history import Epoch, History, Incident
+
+if TYPE_CHECKING:
+    from .config import AlertsConfig
 
 COLLAPSE_MATTERS_ABOVE = 0.10
 HIDES_TRENDS = frozenset({"worker-crashed", "worker-hung", "nan-loss", "nan-weights", "amp-unstable", "out-of-memory"})

@@ -1,4 +1,4 @@
-"""The directory of one run: its layout, what is frozen in it, who holds it, and where the newest one is."""
+"""The directory of one run: its layout, who holds it, and where the newest one is. `freezing` knows what is in it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,20 @@ import contextlib
 import os
 import socket
 import time
-import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import tomli_w
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ..data.resolved import ResolvedData
-from ..durable import dumps, write_atomic, write_json, write_text
-from ..errors import ConfigError, RunHeldError, UsageError
+from ..durable import write_json
+from ..errors import RunHeldError, UsageError
 from ..section import Record
-from .config import RunConfig, changed_keys
 from .process import Identity, myself
 
-LOCK = "run.lock.toml"
-FREE_WHILE_RUNNING = (
-    "trainer.epochs",
-    "trainer.device",
-    "trainer.threads",
-    "trainer.recovery_seconds",
-    "evaluator.",
-    "checkpoints.",
-    "watch.",
-    "alerts.",
-    "recovery.",
-)
-"""Settings that may change between two calls of `segwatch run`; all others are what the run *is*."""
-FREE_AT_RETRY = ("trainer.lr", "trainer.amp")
-"""What a person may change as well for another try after a run gave up: the ladder may, so they may."""
-_LOCK_HEADER = """\
-# What this run uses: every setting with its default, and the data as the audit found it.
-# Written by segwatch when the run began; edit run.toml where you keep it, not this file.
+if TYPE_CHECKING:
+    from filelock import FileLock
 
-"""
+LOCK = "run.lock.toml"
 
 
 class Holder(Record):
@@ -65,7 +44,7 @@ class RunDir:
         self.path = path.resolve()
         self.checkpoints = self.path / "checkpoints"
         self.attempts = self.path / "attempts"
-        self._lock = FileLock(self.path / "daemon.lock", timeout=0)
+        self._lock: FileLock | None = None
 
     @property
     def cache_dir(self) -> Path:
@@ -77,16 +56,12 @@ class RunDir:
         """Whether a run was begun here: the lock file is what is written last."""
         return (self.path / LOCK).exists()
 
-    def create(self, source: Path, config: RunConfig, data: ResolvedData) -> None:
-        """Freeze a new run: the user's file as it is, and everything as resolved. Restartable at any point."""
-        for name in ("attempts", "checkpoints", "evaluations", "incidents", "tensorboard/train", "tensorboard/eval"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "run.toml", source.read_text())
-        self._freeze(config, data)
-
     def hold(self) -> None:
         """Take the run for this process. Raises RunHeldError with the pid of the daemon that has it."""
+        from filelock import FileLock, Timeout  # only who runs a run needs it; `status` should be quick
+
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / "daemon.lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -102,6 +77,7 @@ class RunDir:
         write_json(self.path / "daemon.json", holder.model_dump())
 
     def release(self) -> None:
+        assert self._lock is not None
         self._lock.release()
 
     def abandon(self) -> None:
@@ -117,38 +93,6 @@ class RunDir:
             return Holder.model_validate_json((self.path / "daemon.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-
-    def frozen_config(self) -> RunConfig:
-        try:
-            return RunConfig.model_validate(tomllib.loads((self.path / LOCK).read_text())["config"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"cannot be read: {error}", where=self.path / LOCK, remedy="start a new run") from error
-
-    def accept(self, source: Path, config: RunConfig, *, retry: bool = False) -> dict[str, str]:
-        """Take an edited run.toml for a run that exists; returns what changed, in words.
-
-        With `retry`, a run that gave up may go on with another learning rate or precision. Raises ConfigError when a
-        setting was edited that makes it another run.
-        """
-        changes = changed_keys(self.frozen_config(), config)
-        words = {key: f"{_toml(old)} -> {_toml(new)}" for key, (old, new) in sorted(changes.items())}
-        free = FREE_WHILE_RUNNING + FREE_AT_RETRY if retry else FREE_WHILE_RUNNING
-        fixed = [key for key in words if not key.startswith(free)]
-        if fixed:
-            raise ConfigError(
-                "this run began with other settings:\n" + "\n".join(f"  {key}: {words[key]}" for key in fixed),
-                where=source,
-                remedy="put them back to go on, or start another run with --name",
-            )
-        if changes:
-            write_text(self.path / "run.toml", source.read_text())
-            self._freeze(config, ResolvedData.load(self.path / LOCK))
-        return words
-
-    def _freeze(self, config: RunConfig, data: ResolvedData) -> None:
-        resolved = {"use": list(data.class_ids), **data.model_dump(mode="json")}
-        table = {"config": _without_none(config.model_dump(mode="json")), "resolved": resolved}
-        write_atomic(self.path / LOCK, lambda file: _dump(file, table))
 
 
 def find_run(run: Path | None, runs_dir: Path) -> RunDir:
@@ -185,19 +129,3 @@ def _shown(path: Path) -> str:
     """A path as a person would type it from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def _dump(file: Any, table: dict[str, Any]) -> None:
-    file.write(_LOCK_HEADER.encode())
-    tomli_w.dump(table, file)
-
-
-def _without_none(value: Any) -> Any:
-    """TOML has no null: a setting that is not set is left out."""
-    if isinstance(value, dict):
-        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
-    return value
-
-
-def _toml(value: Any) -> str:
-    return "(not set)" if value is None else dumps(value)

@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..data.resolved import ResolvedData
 from ..trainer.contract import JOURNAL, Progress, attempt_dir
 from . import process
 from .alerts import TOLD, alert_lines, duration, stamp
@@ -19,9 +18,12 @@ from .events import AlertChanged, AlertState, Outcome, Severity
 from .history import Best, History
 from .journal import tail
 from .rules import best_gap
-from .rundir import LOCK, RunDir
+from .rundir import RunDir
 from .store import read_events
 from .words import percent
+
+if TYPE_CHECKING:
+    from ..data.resolved import ResolvedData
 
 RARE_SHARE = 5e-3
 """Under 0.5 % of the training pixels a low IoU is expected: there is little to learn from."""
@@ -335,7 +337,3 @@ def _incident_lines(history: History) -> list[str]:
             f"{opened.message}. -> {done} ({outcome})"
         )
     return lines
-
-
-def data_of(run: RunDir) -> ResolvedData:
-    return ResolvedData.load(run.path / LOCK)

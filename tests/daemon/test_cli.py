@@ -13,6 +13,7 @@ import pytest
 import typer
 from segwatch.daemon import cli
 from segwatch.daemon.config import load_config
+from segwatch.daemon.freezing import create
 from segwatch.daemon.rundir import RunDir
 from segwatch.daemon.store import Store
 from segwatch.data.resolved import ResolvedClass, ResolvedData
@@ -61,7 +62,7 @@ def run_dir(tmp_path, a_run) -> Path:
     run = RunDir(tmp_path / "runs" / "one")
     classes = (ResolvedClass(id=0, name="field", colour=(0, 0, 0), pixels={"train": 9}),)
     data = ResolvedData(root=tmp_path, scale=0.25, classes=classes, splits={"train": (), "val": (), "test": ()})
-    run.create(tmp_path / "run.toml", load_config(tmp_path / "run.toml"), data)
+    create(run, tmp_path / "run.toml", load_config(tmp_path / "run.toml"), data)
     story = a_run()
     story.begins()
     story.trains(1, 0.5)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon.config import RunConfig, load_config
+from segwatch.daemon.freezing import FREE_WHILE_RUNNING, accept, create, frozen_config
 from segwatch.daemon.process import Identity
-from segwatch.daemon.rundir import FREE_WHILE_RUNNING, LOCK, RunDir, find_run
+from segwatch.daemon.rundir import LOCK, RunDir, find_run
 from segwatch.data.resolved import Pair, ResolvedClass, ResolvedData
 from segwatch.durable import write_json
 from segwatch.errors import ConfigError, RunHeldError, UsageError
@@ -50,13 +51,13 @@ def source(tmp_path) -> Path:
 @pytest.fixture
 def run(tmp_path, source) -> RunDir:
     run = RunDir(tmp_path / "runs" / "one")
-    run.create(source, load_config(source), RESOLVED)
+    create(run, source, load_config(source), RESOLVED)
     return run
 
 
 def begun(path: Path, source: Path, *, since: float) -> None:
     run = RunDir(path)
-    run.create(source, load_config(source), RESOLVED)
+    create(run, source, load_config(source), RESOLVED)
     holder = {"pid": 1, "create_time": 1.0, "host": "elsewhere", "since": since}
     write_json(path / "daemon.json", holder)
 
@@ -66,7 +67,7 @@ def begun(path: Path, source: Path, *, since: float) -> None:
 
 def test_a_run_keeps_the_file_of_the_user_to_the_letter_and_everything_as_resolved(run, source):
     assert (run.path / "run.toml").read_text() == TOML
-    assert run.frozen_config() == load_config(source)
+    assert frozen_config(run) == load_config(source)
     assert ResolvedData.load(run.path / LOCK) == RESOLVED
 
 
@@ -83,14 +84,14 @@ def test_a_run_is_there_once_its_lock_is_and_not_before(tmp_path, source):
     run.path.mkdir(parents=True)
     (run.path / "run.toml").write_text(TOML)
     assert not run.exists
-    run.create(source, load_config(source), RESOLVED)
+    create(run, source, load_config(source), RESOLVED)
     assert run.exists
 
 
 def test_a_begun_directory_is_completed_by_the_next_try(tmp_path, source):
     run = RunDir(tmp_path / "runs" / "one")
     (run.path / "attempts").mkdir(parents=True)
-    run.create(source, load_config(source), RESOLVED)
+    create(run, source, load_config(source), RESOLVED)
     assert sorted(path.name for path in run.path.iterdir() if path.is_dir()) == [
         "attempts",
         "checkpoints",
@@ -104,7 +105,7 @@ def test_a_begun_directory_is_completed_by_the_next_try(tmp_path, source):
 def test_a_damaged_lock_is_explained(run, text):
     (run.path / LOCK).write_text(text)
     with pytest.raises(ConfigError) as raised:
-        run.frozen_config()
+        frozen_config(run)
     assert raised.value.where == str(run.path / LOCK)
 
 
@@ -118,21 +119,21 @@ def edit(source: Path, text: str) -> RunConfig:
 
 def test_the_same_file_changes_nothing(run, source):
     before = (run.path / LOCK).stat().st_mtime_ns
-    assert run.accept(source, load_config(source)) == {}
+    assert accept(run, source, load_config(source)) == {}
     assert (run.path / LOCK).stat().st_mtime_ns == before
 
 
 def test_settings_that_are_free_are_taken_over_and_told_in_words(run, source):
     config = edit(source, TOML + "[trainer]\nepochs = 200\n[alerts]\npatience = 3\n[checkpoints]\nkeep_epochs = 2")
-    assert run.accept(source, config) == {
+    assert accept(run, source, config) == {
         "alerts.patience": "10 -> 3",
         "checkpoints.keep_epochs": "(not set) -> 2",
         "trainer.epochs": "100 -> 200",
     }
-    assert run.frozen_config() == config
+    assert frozen_config(run) == config
     assert ResolvedData.load(run.path / LOCK) == RESOLVED
     assert "patience = 3" in (run.path / "run.toml").read_text()
-    assert run.accept(source, config) == {}
+    assert accept(run, source, config) == {}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_a_setting_that_makes_it_another_run_is_refused_with_both_values_and_not
 ):
     before = (run.path / LOCK).read_text()
     with pytest.raises(ConfigError) as raised:
-        run.accept(source, edit(source, f"{TOML}{extra}\n[watch]\nscan_seconds = 1"))
+        accept(run, source, edit(source, f"{TOML}{extra}\n[watch]\nscan_seconds = 1"))
     assert words in str(raised.value)
     assert "scan_seconds" not in str(raised.value)
     assert "--name" in str(raised.value)
@@ -219,7 +220,7 @@ def test_a_run_that_no_daemon_has_taken_yet_counts_from_when_it_was_made(tmp_pat
     runs = tmp_path / "runs"
     begun(runs / "old", source, since=1.0)
     fresh = RunDir(runs / "fresh")
-    fresh.create(source, load_config(source), RESOLVED)
+    create(fresh, source, load_config(source), RESOLVED)
     assert find_run(None, runs).path.name == "fresh"
 
 

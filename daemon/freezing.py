@@ -1,0 +1,100 @@
+"""What a run is, frozen in its directory: run.toml as the user wrote it, run.lock.toml as everything was resolved."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from ..data.resolved import ResolvedData
+from ..durable import dumps, write_atomic, write_text
+from ..errors import ConfigError
+from .config import RunConfig, changed_keys
+from .rundir import LOCK, RunDir
+
+FREE_WHILE_RUNNING = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.recovery_seconds",
+    "evaluator.",
+    "checkpoints.",
+    "watch.",
+    "alerts.",
+    "recovery.",
+)
+"""Settings that may change between two calls of `segwatch run`; all others are what the run *is*."""
+FREE_AT_RETRY = ("trainer.lr", "trainer.amp")
+"""What a person may change as well for another try after a run gave up: the ladder may, so they may."""
+_LOCK_HEADER = """\
+# What this run uses: every setting with its default, and the data as the audit found it.
+# Written by segwatch when the run began; edit run.toml where you keep it, not this file.
+
+"""
+
+
+def create(run: RunDir, source: Path, config: RunConfig, data: ResolvedData) -> None:
+    """Freeze a new run: the user's file as it is, and everything as resolved. Restartable at any point."""
+    for name in ("attempts", "checkpoints", "evaluations", "incidents", "tensorboard/train", "tensorboard/eval"):
+        (run.path / name).mkdir(parents=True, exist_ok=True)
+    write_text(run.path / "run.toml", source.read_text())
+    _freeze(run, config, data)
+
+
+def frozen_config(run: RunDir) -> RunConfig:
+    """Raises ConfigError when the lock file is not ours any more."""
+    lock = run.path / LOCK
+    try:
+        return RunConfig.model_validate(tomllib.loads(lock.read_text())["config"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=lock, remedy="start a new run") from error
+
+
+def frozen_data(run: RunDir) -> ResolvedData:
+    return ResolvedData.load(run.path / LOCK)
+
+
+def accept(run: RunDir, source: Path, config: RunConfig, *, retry: bool = False) -> dict[str, str]:
+    """Take an edited run.toml for a run that exists; returns what changed, in words.
+
+    With `retry`, a run that gave up may go on with another learning rate or precision. Raises ConfigError when a
+    setting was edited that makes it another run.
+    """
+    changes = changed_keys(frozen_config(run), config)
+    words = {key: f"{_toml(old)} -> {_toml(new)}" for key, (old, new) in sorted(changes.items())}
+    free = FREE_WHILE_RUNNING + FREE_AT_RETRY if retry else FREE_WHILE_RUNNING
+    fixed = [key for key in words if not key.startswith(free)]
+    if fixed:
+        raise ConfigError(
+            "this run began with other settings:\n" + "\n".join(f"  {key}: {words[key]}" for key in fixed),
+            where=source,
+            remedy="put them back to go on, or start another run with --name",
+        )
+    if changes:
+        write_text(run.path / "run.toml", source.read_text())
+        _freeze(run, config, frozen_data(run))
+    return words
+
+
+def _freeze(run: RunDir, config: RunConfig, data: ResolvedData) -> None:
+    resolved = {"use": list(data.class_ids), **data.model_dump(mode="json")}
+    table = {"config": _without_none(config.model_dump(mode="json")), "resolved": resolved}
+    write_atomic(run.path / LOCK, lambda file: _dump(file, table))
+
+
+def _dump(file: IO[bytes], table: dict[str, Any]) -> None:
+    file.write(_LOCK_HEADER.encode())
+    tomli_w.dump(table, file)
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a setting that is not set is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    return value
+
+
+def _toml(value: Any) -> str:
+    return "(not set)" if value is None else dumps(value)
