@@ -40,6 +40,7 @@ def write_report(run: RunDir, history: History) -> None:
         _verdict(history),
         "## Best",
         "\n".join(f"- {line}" for line in _winners(history)),
+        _picture(run, history),
         "## What happened",
         "\n".join(f"- {line}" for line in views.happened(history)) or "Nothing out of the ordinary.",
         "## Epochs",
@@ -79,6 +80,16 @@ def _winners(history: History) -> list[str]:
                 f"{percent(found.miou)}{beside}: best_{split}.pth"
             )
     return [*lines, views.gap_words(history)] if lines else ["no epoch has a score"]
+
+
+def _picture(run: RunDir, history: History) -> str:
+    """The overlays of the best epoch by test, where the evaluator has drawn them."""
+    found = history.best.get("test")
+    if found is None:
+        return ""
+    attempt, epoch = found.epoch.key
+    name = f"evaluations/overlays/attempt{attempt:03d}_epoch{epoch}.png"
+    return f"![image, truth, prediction and errors of epoch {epoch}]({name})" if (run.path / name).exists() else ""
 
 
 def _places(run: RunDir) -> Sequence[tuple[str, str]]:

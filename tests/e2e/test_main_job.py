@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -174,4 +175,7 @@ lr = 1e-3
     assert set(best) == {"by_test", "by_val", "gap"}
     assert Path(best["by_test"]["path"]).exists()
     assert (site.run_dir / "best_test.pth").exists()
-    assert (site.run_dir / "report.md").read_text().startswith("# run\n\n**Finished**")
+    report = (site.run_dir / "report.md").read_text()
+    assert report.startswith("# run\n\n**Finished**")
+    (picture,) = re.findall(r"!\[.*\]\((.*)\)", report)
+    assert (site.run_dir / picture).stat().st_size > 10_000
