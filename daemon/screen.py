@@ -86,7 +86,7 @@ class LiveScreen:
         self._console = console
         self._history = history
         self._panel = Panel(history)
-        self._live = Live(self._panel, console=console, refresh_per_second=2, transient=True)
+        self._live = Live(self._panel, console=console, refresh_per_second=1, transient=True)
         self._live.start()
 
     def handle(self, moment: float, event: Event) -> None:
