@@ -49,7 +49,7 @@ lr = 1e-3
 amp = "{amp}"
 [watch]
 scan_seconds = 0.1
-hang_floor_seconds = 1.0
+hang_floor_seconds = 2.0
 stop_grace_seconds = 5
 [recovery]
 backoff_seconds = 0.05

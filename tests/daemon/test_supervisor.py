@@ -154,7 +154,7 @@ def test_a_hung_worker_leaves_its_stacks_is_killed_and_resumed(daemon):
 
 
 def test_a_slow_first_step_is_legal(daemon):
-    daemon.scenario(faults={"1:1": "slow"}, slow_seconds=2.5)
+    daemon.scenario(faults={"1:1": "slow"}, slow_seconds=3.5)
     assert daemon.run()[0] == 0
     assert alerts_log(daemon) == ""
 

@@ -56,7 +56,7 @@ def test_numeric_faults_are_rolled_back_and_told_apart(site: Site) -> None:
 
 def test_process_faults_are_resumed_with_nothing_changed_and_told_apart(site: Site) -> None:
     """Killed, crashed, hung and out of memory, one after the other in one run."""
-    site.configure(epochs=6, hang_floor=3.0)
+    site.configure(epochs=6, hang_floor=6.0)
     drills = ("kill@6", "crash@10", "hang@14", "out-of-memory@18")
     code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
     assert code == 0, output
