@@ -84,6 +84,8 @@ class Supervisor:
         self._verdict: GaveUp | None = None
         """Why the run is given up as soon as its worker has saved and left."""
         self._exit_code: int | None = None
+        self._tidied_at: float | None = None
+        """The newest fact that retention has seen."""
 
     @property
     def history(self) -> History:
@@ -120,7 +122,7 @@ class Supervisor:
                 pass
             case Housekeep():
                 self._observer.find_epochs(anyway=True)
-                upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints)
+                self._tidy()
             case Interrupted():
                 self._interrupted(message.signal)
             case WorkerExited():
@@ -134,7 +136,7 @@ class Supervisor:
                 assert_never(message)
 
     def _look(self) -> None:
-        """One round over everything that may have changed. Each part costs the same however long the run is."""
+        """One round over everything that may have changed. While no fact comes, its cost does not grow with the run."""
         now = self._clock()
         if self._worker is not None:
             self._observer.read_journal(self._worker, now)
@@ -316,8 +318,14 @@ class Supervisor:
         elif self._answers.settled and not self.history.unscored:
             self._close_run()
 
+    def _tidy(self) -> None:
+        """Retention looks at every epoch, so only when something has happened since it last did."""
+        if self.history.last_at != self._tidied_at:
+            self._tidied_at = self.history.last_at
+            upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints)
+
     def _close_run(self) -> None:
-        upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints)
+        self._tidy()
         if self.history.gave_up is not None:
             self._exit_code = self.history.gave_up.exit_code
         else:

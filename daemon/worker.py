@@ -48,7 +48,9 @@ class Worker:
         self._liveness = Liveness(watch, now)
         self._grace_seconds = watch.stop_grace_seconds
         self.condemned: Condemned | None = None
-        self.last_trouble: Trouble | None = None
+        # What an earlier daemon read is not read again, but why a worker is leaving must not be lost with that daemon.
+        read_before = tail(spec.directory / JOURNAL) if offset else []
+        self.last_trouble = next((line for line in reversed(read_before) if isinstance(line, Trouble)), None)
 
     @classmethod
     def spawn(

@@ -6,7 +6,11 @@ import json
 import signal
 
 import pytest
+from segwatch.daemon.config import WatchConfig
 from segwatch.daemon.events import AlertState, Outcome
+from segwatch.daemon.process import NOBODY
+from segwatch.daemon.worker import Worker
+from segwatch.trainer.contract import AttemptSpec
 
 
 def alerts_log(daemon) -> str:
@@ -411,3 +415,16 @@ def test_a_daemon_whose_reader_is_gone_watches_on_and_stops_its_worker(daemon):
     assert first.wait(timeout=30) == 143
     assert not daemon.worker_identity().alive()
     assert daemon.history.attempts[-1].ended.outcome is Outcome.STOPPED
+
+
+def test_why_a_worker_left_is_known_to_the_daemon_that_comes_after(daemon):
+    """The first daemon read the trouble together with a fact, noted how far it had read, and died."""
+    daemon.scenario(faults={"1:6": "nan"})
+    daemon.configure(epochs=2)
+    assert daemon.run()[0] == 0
+    spec = AttemptSpec.model_validate_json((daemon.run_dir / "attempts" / "001" / "spec.json").read_bytes())
+    end = (spec.directory / "journal.jsonl").stat().st_size
+    successor = Worker(spec, NOBODY, watch=WatchConfig(), now=0.0, offset=end)
+    assert successor.read(0.0) == []
+    assert successor.last_trouble.cause == "nan-loss"
+    assert successor.last_trouble.fatal
