@@ -1,0 +1,169 @@
+"""Text files that name the images of a split, one a line. Knows nothing about what is in the images."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigError
+from .directories import FoundFile, normal
+from .pairs import Group
+
+MISTAKES_TOLD = 20
+REMEDY = "a line is an image's stem, its file name, its path below `images`, or `IMAGE MASK` from data.root"
+
+
+@dataclass(frozen=True)
+class Line:
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.number}: {self.text!r}"
+
+
+@dataclass
+class NameList:
+    """What a list means, and which of its lines mean nothing."""
+
+    path: Path
+    groups: dict[str, Group] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
+    """Where each image stands, by its real path."""
+    mistakes: list[str] = field(default_factory=list)
+
+    def enter(self, line: Line, key: str, group: Group) -> None:
+        real = [os.path.realpath(image.path) for image in group.images]
+        earlier = next((self.lines[path] for path in real if path in self.lines), None)
+        if earlier is not None:
+            self.mistakes.append(f"{line} is named on line {earlier.number} already")
+            return
+        self.groups[key] = group
+        self.lines.update(dict.fromkeys(real, line))
+
+    def refusal(self) -> ConfigError | None:
+        """Everything that is wrong with the list."""
+        if not self.mistakes and not self.groups:
+            return ConfigError("the list names no image", where=self.path, remedy=REMEDY)
+        if not self.mistakes:
+            return None
+        told = [f"  {mistake}" for mistake in self.mistakes[:MISTAKES_TOLD]]
+        if len(self.mistakes) > MISTAKES_TOLD:
+            told.append(f"  and {len(self.mistakes) - MISTAKES_TOLD} more")
+        plural = "1 line is" if len(self.mistakes) == 1 else f"{len(self.mistakes)} lines are"
+        return ConfigError("\n".join([f"{plural} wrong:", *told]), where=self.path, remedy=REMEDY)
+
+
+class NameIndex:
+    """The images below the configured directory, by everything that a line may call them."""
+
+    def __init__(self, groups: Mapping[str, Group], root: Path) -> None:
+        self._groups = groups
+        self._full: dict[str, str] = {}
+        self._short: defaultdict[str, set[str]] = defaultdict(set)
+        for key, group in groups.items():
+            for image in group.images:
+                self._full |= dict.fromkeys((key, image.name, normal(os.path.relpath(image.path, root))), key)
+                for name in (key, image.name):
+                    self._short[name.rpartition("/")[2]].add(key)
+
+    def find(self, text: str) -> list[str]:
+        """Keys of the images that `text` may mean: one, none, or several of one name in different directories."""
+        name = normal(text).removeprefix("./")
+        if name in self._full:
+            return [self._full[name]]
+        return sorted(self._short.get(name, ()))
+
+    def group(self, key: str) -> Group:
+        return self._groups[key]
+
+
+def read_list(path: Path, root: Path, index: NameIndex | None) -> NameList:
+    """Read a list; without an `index`, because there is no directory of images, every line must name both files.
+
+    Blank lines and lines that begin with # are skipped, and so is what follows ` #` behind a name. Raises ConfigError
+    for a file that cannot be read; wrong lines are in `mistakes`.
+    """
+    found = NameList(path)
+    for line in _lines(path):
+        key_and_group = _from_name(line, index) or _from_two_columns(line, root)
+        match key_and_group:
+            case str() as mistake:
+                found.mistakes.append(f"{line}: {mistake}")
+            case (key, group):
+                found.enter(line, key, group)
+    return found
+
+
+def find_shared(lists: Mapping[str, NameList]) -> None:
+    """Add to the mistakes of each list the images that an earlier one names as well."""
+    owner: dict[str, tuple[NameList, Line]] = {}
+    for names in lists.values():
+        for image, line in names.lines.items():
+            if image in owner:
+                other, elsewhere = owner[image]
+                names.mistakes.append(f"{line} is in {other.path.name} as well, on line {elsewhere.number}")
+        for image, line in names.lines.items():
+            owner.setdefault(image, (names, line))
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the list: {error.strerror}", where=path, remedy="check data.root and the `list` of the split"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("the list is no UTF-8 text", where=path, remedy=REMEDY) from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield Line(number, line.strip())
+
+
+def _from_name(line: Line, index: NameIndex | None) -> tuple[str, Group] | str | None:
+    """The image of that name, what is wrong with the name, or `None` where the line may be something else."""
+    if index is None:
+        return None
+    for text in _uncommented(line.text):
+        keys = index.find(text)
+        if len(keys) > 1:
+            return f"several images have this name: {', '.join(keys)}"
+        if keys:
+            return keys[0], index.group(keys[0])
+    return None
+
+
+def _from_two_columns(line: Line, root: Path) -> tuple[str, Group] | str:
+    """Names may hold blanks: the line is cut where both halves are files."""
+    for text in _uncommented(line.text):
+        words = text.split()
+        for cut in range(1, len(words)):
+            left, right = (root / part for part in _cut(text, cut))
+            if left.is_file() and right.is_file():
+                return str(left), Group([_file(left)], [_file(right)])
+    words = _uncommented(line.text)[-1].split()
+    if len(words) == 2:
+        absent = [word for word in words if not (root / word).is_file()]
+        if len(absent) == 1:
+            return f"{absent[0]} is not there"
+    return "no image of this name" if len(words) == 1 else "neither an image nor an image and a mask of this name"
+
+
+def _uncommented(text: str) -> list[str]:
+    """A name may hold a #, so that the whole line is tried first."""
+    bare = text.partition(" #")[0].rstrip()
+    return [text] if bare == text else [text, bare]
+
+
+def _cut(text: str, words: int) -> tuple[str, str]:
+    """`text` in two, before its word number `words`."""
+    rest = text.split(maxsplit=words)[words]
+    return text[: len(text) - len(rest)].rstrip(), rest
+
+
+def _file(path: Path) -> FoundFile:
+    return FoundFile(path, str(path.with_name(path.stem)))
