@@ -1,50 +1,60 @@
-"""Settles, before anything trains, which classes and files a run uses. Knows nothing about tensors.
+"""Settles, before anything trains, how masks are read and which classes and files a run uses. Knows nothing of tensors.
 
-`scan` reads every mask; here its counts are judged, which is pure: counts in, problems and the resolved data out.
+`scan` reads every file; what it found is judged by pure modules: `formats` (how masks are read), `selection` (which
+classes), `leaks` (what the splits share) and `judging` (the rest). Here they are put in order.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from ..errors import ConfigError
 from ..section import Record
-from .classes import ClassTable, load_class_table
-from .config import SPLITS, DataConfig
-from .resolved import IGNORE_INDEX, ResolvedClass, ResolvedData
-from .scan import BadFile, Fault, SplitScan, scan_splits
+from .balance import weights
+from .classes import ClassTable, load_class_table, require_ids
+from .colours import as_hex, ignored_colours, packed_colours, pasteable, tally
+from .config import NO_LABEL, SPLITS, DataConfig
+from .contents import Contents, contents_of
+from .formats import Format, MaskFile, settle
+from .judging import Findings, judge_binary_split, judge_classes, judge_colours, judge_files, rare, test_only
+from .leaks import Leaks, find_leaks
+from .masks import Kind
+from .problems import Problem
+from .resolved import Reading, ResolvedClass, ResolvedData, pack
+from .scan import ReadPair, Scan, SplitScan, scan_splits
+from .selection import Selection, select_classes
+from .splits import SplitShare
 
-RARE_SHARE = 1e-4
-"""Of the training pixels: below, a low IoU is expected and no sign of a fault."""
-SKIPPABLE = (Fault.IMAGE_ALONE, Fault.MASK_ALONE, Fault.AMBIGUOUS, Fault.SIZES_DIFFER, Fault.UNREADABLE)
-"""What `on_bad_file = "skip"` may leave out. A wrong mask format or scale is no matter of single files."""
+WEIGHT_LIMIT = 10.0
+"""As `loss.class_weight_limit` has it by default."""
 FILES_IN_A_MESSAGE = 50
-
-
-class Problem(Record):
-    what: str
-    where: str | None = None
-    remedy: str
-    files: tuple[str, ...] = ()
-    """Every file that has it, each with its own reason."""
+EXAMPLES = 5
 
 
 class ClassCount(Record):
+    """An entry of the class table, and what the masks hold of it."""
+
     id: int
     name: str
     colour: tuple[int, int, int]
     used: bool
     pixels: dict[str, int]
-    """By split, at full resolution."""
+    """By split, at full resolution; of this id alone, whatever is joined into it."""
     images: dict[str, int]
     """How many masks of each split hold it."""
     share: dict[str, float | None]
     """Of all pixels of the split; `None` where the split has none."""
+    joined_into: int | None = None
+    """The class that its pixels belong to by `data.merge`."""
+    ignored: bool = False
+    """By `data.ignore`."""
+    weight: float | None = None
+    """Median-frequency weight of a used class."""
 
 
 class UnknownId(Record):
@@ -59,11 +69,37 @@ class UnknownId(Record):
     note: str = ""
 
 
+class UnknownColour(Record):
+    """A colour that masks hold and the class table does not have."""
+
+    colour: str
+    """Such as #E2A929."""
+    pixels: dict[str, int]
+    share: dict[str, float | None]
+    files: int
+    examples: tuple[str, ...]
+    """Up to five masks that hold it."""
+    ignored: bool
+    """By `data.ignore`."""
+
+
 class AuditReport(Record):
     root: Path
     class_table: Path
+    reading: Reading | None = None
+    """How mask pixels become ids; `None` where that could not be settled."""
+    statement: str = ""
+    """What the masks are and how they are read, in a sentence."""
+    mask_kinds: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """By split: how many masks of each kind of file."""
     images: dict[str, int]
     """Usable pairs by split."""
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """Files by split that cannot be used."""
+    split_shares: dict[str, SplitShare] = Field(default_factory=dict)
+    """How the splits were drawn; empty unless they were."""
+    leaked: dict[str, int] = Field(default_factory=dict)
+    """How many images of val and test are, byte for byte, images of train."""
     pixels: dict[str, int]
     """Of the usable masks, by split."""
     ignored_share: dict[str, float | None]
@@ -77,6 +113,12 @@ class AuditReport(Record):
     rare: tuple[int, ...]
     """Used ids with less than 0.01 % of the training pixels."""
     unknown_ids: tuple[UnknownId, ...]
+    unknown_colours: tuple[UnknownColour, ...] = ()
+    """The most frequent first."""
+    proposed_use: tuple[int, ...] = ()
+    """The classes that are used: to be written into run.toml, so that they stay."""
+    class_weights: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """By `loss.class_weights`: a weight for each of `proposed_use`."""
     bad_files: dict[str, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
     """By split and fault."""
     errors: tuple[Problem, ...]
@@ -85,28 +127,46 @@ class AuditReport(Record):
     """`None` when there are errors."""
 
 
-def audit(config: DataConfig, base: Path, *, progress: Callable[[int, int], None] | None = None) -> AuditReport:
-    """Read every mask at full size and say what the data holds; `base` is the directory of run.toml.
+def audit(
+    config: DataConfig,
+    base: Path,
+    *,
+    weight_limit: float = WEIGHT_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """Read every file at full size and say what the data holds; `base` is the directory of run.toml.
 
-    Never raises for a fault of the data: all of them are in `errors`, at once.
+    A fault of the data raises nothing: all of them are in `errors`, at once.
     """
     root = (base / config.root).resolve()
-    errors: list[Problem] = []
-    table = _table(root / config.classes, errors)
-    scans = scan_splits(config, root, SPLITS, progress)
-    warnings: list[Problem] = []
-    for scan in scans.values():
-        _judge_files(scan, config, errors, warnings)
-    warnings += _in_two_splits(scans)
-    used: tuple[int, ...] = ()
+    findings = Findings()
+    table = _table(root / config.classes, findings)
+    keep = frozenset({*packed_colours(table), *ignored_colours(config)})
+    scan = scan_splits(config, root, keep=keep, progress=progress)
+    return judge(config, root, table, scan, findings, weight_limit=weight_limit)
+
+
+def judge(
+    config: DataConfig, root: Path, table: ClassTable, scan: Scan, findings: Findings, *, weight_limit: float
+) -> AuditReport:
+    """PURE: everything that follows from what was read."""
+    masks = [
+        MaskFile(split.name, entry.pair.mask, entry.facts) for split in scan.splits.values() for entry in split.read
+    ]
+    settled = settle(masks, table, config)
+    reading = settled.reading or _likely(masks)
+    contents = {name: contents_of(name, masks, reading, packed_colours(table)) for name in SPLITS}
+    findings.errors += settled.errors
+    judge_files(scan, config, findings)
+    findings.errors += judge_binary_split(contents, config, reading)
+    leaks = find_leaks(config, root, {name: _hashes(scan, name) for name in SPLITS})
+    findings.warnings += leaks.problems
+    selection = Selection()
     if not table.entries:
-        warnings += _ids_without_table(scans)
-    elif scans["train"].pairs:
-        used = _judge_classes(config, table, scans, errors, warnings)
-    resolved = None
-    if not errors:
-        resolved = _resolve(config, root, table, used, scans)
-    return _report(root, table, used, scans, errors=errors, warnings=warnings, resolved=resolved)
+        findings.warnings += _without_table(masks, contents, table, reading)
+    elif settled.reading is not None and _has_ids(table, settled.reading, findings) and contents["train"].images:
+        selection = _select(config, table, settled.reading, contents, findings)
+    return _Outcome(config, root, table, scan, settled, contents, leaks, selection, findings).report(weight_limit)
 
 
 def require(report: AuditReport) -> ResolvedData:
@@ -125,322 +185,239 @@ def require(report: AuditReport) -> ResolvedData:
 
 
 def _with_files(problem: Problem) -> str:
-    lines = [problem.what, *(f"    {file}" for file in problem.files[:FILES_IN_A_MESSAGE])]
+    lines = [
+        problem.what,
+        *(f"    {line}" for line in problem.lines),
+        *(f"    {file}" for file in problem.files[:FILES_IN_A_MESSAGE]),
+    ]
     if len(problem.files) > FILES_IN_A_MESSAGE:
         lines.append(f"    and {len(problem.files) - FILES_IN_A_MESSAGE} more, all in `segwatch audit run.toml --json`")
     return "\n".join(lines)
 
 
-def _table(path: Path, errors: list[Problem]) -> ClassTable:
+def _table(path: Path, findings: Findings) -> ClassTable:
     try:
         return load_class_table(path)
-    except ConfigError as error:  # the masks are read all the same: their ids are what a new table is written from
-        errors.append(_problem(error))
+    except ConfigError as error:  # the masks are read all the same: what they hold is what a new table is written from
+        findings.errors.append(Problem.of(error, "class-table"))
         return ClassTable(path, ())
 
 
-def _problem(error: ConfigError) -> Problem:
-    return Problem(what=error.what, where=error.where, remedy=error.remedy or "")
+def _has_ids(table: ClassTable, reading: Reading, findings: Findings) -> bool:
+    """A table that numbers its classes by their place serves masks of colours only."""
+    if reading is Reading.COLOURS:
+        return True
+    try:
+        require_ids(table)
+    except ConfigError as error:
+        findings.errors.append(Problem.of(error, "class-table"))
+        return False
+    return True
 
 
-# --- files
+def _likely(masks: list[MaskFile]) -> Reading:
+    """By what to count for a person while the reading is not settled."""
+    grey = all(not mask.facts.colours for mask in masks)
+    return Reading.IDS if grey else Reading.COLOURS
 
 
-def _judge_files(scan: SplitScan, config: DataConfig, errors: list[Problem], warnings: list[Problem]) -> None:
-    skipping = config.on_bad_file == "skip"
-    for fault in Fault:
-        bad = [file for file in scan.bad if file.fault is fault]
-        if not bad:
-            continue
-        skipped = skipping and fault in SKIPPABLE
-        (warnings if skipped else errors).append(_file_problem(scan, fault, bad, skipped=skipped))
-    if scan.unlisted is not None:
-        errors.append(_problem(scan.unlisted))
-    elif not scan.pairs and (skipping or not scan.bad):
-        errors.append(
+def _without_table(
+    masks: list[MaskFile], contents: Mapping[str, Contents], table: ClassTable, reading: Reading
+) -> list[Problem]:
+    if not masks:
+        return []
+    if reading is Reading.COLOURS:
+        return [
             Problem(
-                what=f"no pair of {scan.name} can be used",
-                where=f"[data.{scan.name}]",
-                remedy="an image and its mask have the same name but for the suffix",
+                code="class-table",
+                what="what the masks hold",
+                remedy="these are the colours that the class table has to name",
+                lines=tuple(pasteable(tally(mask.facts for mask in masks), table)),
             )
+        ]
+    ids = sorted({class_id for split in contents.values() for class_id in split.pixels} - {NO_LABEL})
+    return [
+        Problem(
+            code="class-table",
+            what=f"the masks hold ids {ids}",
+            remedy="these are the ids that the class table has to name",
         )
-    elif scan.pixels.keys() == {0, IGNORE_INDEX}:
-        errors.append(
-            Problem(
-                what=f"the masks of {scan.name} hold only 0 and 255, as black-and-white masks do: no class ids",
-                where=f"data.{scan.name}.masks",
-                remedy="write each class as its own id: 255 means no label and would be ignored",
-            )
-        )
+    ]
 
 
-def _file_problem(scan: SplitScan, fault: Fault, bad: list[BadFile], *, skipped: bool) -> Problem:
-    what = f"{len(bad)} in {scan.name}: {fault}"
-    remedy = bad[0].remedy
-    if skipped:
-        what += ", left out"
-    elif fault in SKIPPABLE and "skip" not in remedy:
-        remedy += '; or set data.on_bad_file = "skip"'
-    return Problem(
-        what=what,
-        where=f"[data.{scan.name}]",
-        remedy=remedy,
-        files=tuple(f"{file.path}: {file.reason}" for file in bad),
+def _hashes(scan: Scan, split: str) -> dict[str, str]:
+    return {entry.pair.image: entry.image_hash for entry in scan.splits[split].read}
+
+
+def _select(
+    config: DataConfig, table: ClassTable, reading: Reading, contents: Mapping[str, Contents], findings: Findings
+) -> Selection:
+    unknown = {colour for split in contents.values() for colour in split.unknown}
+    selection = select_classes(
+        config,
+        table,
+        reading,
+        {name: set(split.pixels) for name, split in contents.items()},
+        unlisted_colours={(colour >> 16, colour >> 8 & 0xFF, colour & 0xFF) for colour in unknown},
     )
-
-
-def _in_two_splits(scans: dict[str, SplitScan]) -> Iterator[Problem]:
-    for first, second in itertools.combinations(scans.values(), 2):
-        both = sorted({pair.image for pair in first.pairs} & {pair.image for pair in second.pairs})
-        if both:
-            yield Problem(
-                what=f"{len(both)} images are in {first.name} and in {second.name}",
-                where=f"[data.{second.name}]",
-                remedy="keep the splits apart: a score on images that were trained on says nothing",
-                files=tuple(both),
-            )
-
-
-# --- classes
-
-
-def _ids_without_table(scans: dict[str, SplitScan]) -> Iterator[Problem]:
-    ids = sorted({class_id for scan in scans.values() for class_id in scan.pixels} - {IGNORE_INDEX})
-    if ids:
-        yield Problem(what=f"the masks hold ids {ids}", remedy="these are the ids that the class table has to name")
-
-
-def _judge_classes(
-    config: DataConfig, table: ClassTable, scans: dict[str, SplitScan], errors: list[Problem], warnings: list[Problem]
-) -> tuple[int, ...]:
-    """The ids to use, ascending; empty when that is impossible."""
-    train = scans["train"].pixels
-    possible = tuple(class_id for class_id in table.named_ids if train[class_id])
-    if config.use == "named-and-present":
-        used = possible
-    else:
-        wrong = list(_judge_list(config.use, table, train, f"data.train.masks ({config.train.masks})"))
-        errors += wrong
-        if wrong:
-            return ()
-        used = tuple(sorted(config.use))
-    if len(used) < 2:
-        listed = config.use != "named-and-present"
-        errors.append(
-            Problem(
-                what=f"no two classes to train, only {list(used)}; the training masks hold ids {sorted(train)}",
-                where="data.use" if listed else str(table.path),
-                remedy="name at least two ids that the training masks hold",
-            )
-        )
-        return ()
-    errors += _nothing_to_score(used, scans)
-    warnings += _judge_ignored(used, table, scans)
-    warnings += _judge_balance(used, table, scans)
-    return used
-
-
-def _judge_list(use: list[int], table: ClassTable, train: Counter[int], masks: str) -> Iterator[Problem]:
-    would_work = [class_id for class_id in table.ids if train[class_id]]
-    for class_id, times in Counter(use).items():
-        if times > 1:
-            yield Problem(
-                what=f"data.use lists id {class_id} {times} times", where="data.use", remedy="list each id once"
-            )
-        if class_id not in table.ids:
-            yield Problem(
-                what=f"data.use lists id {class_id}, which the class table does not have",
-                where=str(table.path),
-                remedy=f"add id {class_id} to the table, or take it out of data.use; these would work: {would_work}",
-            )
-        elif not train[class_id]:
-            yield Problem(
-                what=f"data.use lists id {class_id} ({_called(table, class_id)}), which no training mask holds",
-                where=masks,
-                remedy=f"take id {class_id} out of data.use: it cannot be learned; these would work: {would_work}",
-            )
-
-
-def _nothing_to_score(used: tuple[int, ...], scans: dict[str, SplitScan]) -> Iterator[Problem]:
-    for scan in scans.values():
-        if scan.pairs and not any(scan.pixels[class_id] for class_id in used):
-            yield Problem(
-                what=f"no mask of {scan.name} holds any of the used ids {list(used)}; it holds {sorted(scan.pixels)}",
-                where=f"data.{scan.name}.masks",
-                remedy="check that its masks are written with the same ids as those of train",
-            )
-
-
-def _judge_ignored(used: tuple[int, ...], table: ClassTable, scans: dict[str, SplitScan]) -> Iterator[Problem]:
-    """Whatever is not used becomes the ignore index: say how much that is, and why."""
-    ignored = sorted({class_id for scan in scans.values() for class_id in scan.pixels} - set(used))
-    if ignored:
-        parts = (f"{scan.name} {_ignored(scan, used)}" for scan in scans.values())
-        yield Problem(
-            what=f"ids {ignored} are ignored (255, never class 0): {', '.join(parts)}",
-            remedy="nothing, if that is meant; else name them in the class table or list them in data.use",
-        )
-    unknown = sorted(set(ignored) - set(table.ids) - {IGNORE_INDEX})
-    if unknown:
-        yield Problem(
-            what=f"the masks hold ids that the class table does not have: {unknown}",
-            where=str(table.path),
-            remedy="add them to the table if they mean something",
-        )
-    unnamed = [class_id for class_id in ignored if class_id in table.ids and not _name(table, class_id)]
-    if unnamed:
-        yield Problem(
-            what=f"the masks hold ids without a name: {unnamed}",
-            where=str(table.path),
-            remedy="name them to use them; unnamed ids are not trained",
-        )
-
-
-def _judge_balance(used: tuple[int, ...], table: ClassTable, scans: dict[str, SplitScan]) -> Iterator[Problem]:
-    lost = [class_id for class_id in _test_only(table, scans) if _name(table, class_id)]
-    if lost:
-        yield Problem(
-            what=f"val or test has classes that train has not: {_list_called(table, lost)}; they are not scored",
-            where="data.train.masks",
-            remedy="move images that show them to train, or accept that they cannot be learned",
-        )
-    for name in ("val", "test"):
-        unseen = [class_id for class_id in used if scans[name].pairs and not scans[name].pixels[class_id]]
-        if unseen:
-            yield Problem(
-                what=f"{name} has no pixel of {_list_called(table, unseen)}: no IoU for it there",
-                where=f"data.{name}.masks",
-                remedy="the mean goes over the other classes; move images if it should be scored",
-            )
-    rare = _rare(used, scans)
-    if rare:
-        yield Problem(
-            what=f"under 0.01 % of the training pixels: {_list_called(table, rare)}",
-            remedy="expect a low IoU for it; that is no fault of the training",
-        )
-
-
-def _test_only(table: ClassTable, scans: dict[str, SplitScan]) -> list[int]:
-    elsewhere = {class_id for name in ("val", "test") for class_id in scans[name].pixels}
-    return [class_id for class_id in table.ids if class_id in elsewhere and not scans["train"].pixels[class_id]]
-
-
-def _rare(used: tuple[int, ...], scans: dict[str, SplitScan]) -> list[int]:
-    train = scans["train"].pixels
-    return [class_id for class_id in used if train[class_id] < RARE_SHARE * train.total()]
-
-
-def _ignored(scan: SplitScan, used: tuple[int, ...]) -> str:
-    total = scan.pixels.total()
-    pixels = total - sum(scan.pixels[class_id] for class_id in used)
-    return f"{pixels} pixels ({percent(pixels / total)})" if total else "no pixels"
-
-
-def percent(share: float) -> str:
-    """Two digits after the point, or two that are not 0: 0.001 % must not read as none."""
-    number = 100 * share
-    return f"{number:.2f} %" if number >= 0.1 or number == 0 else f"{number:.2g} %"
-
-
-def _name(table: ClassTable, class_id: int) -> str:
-    entry = table.get(class_id)
-    return entry.name if entry else ""
-
-
-def _called(table: ClassTable, class_id: int) -> str:
-    return _name(table, class_id) or "unnamed"
-
-
-def _list_called(table: ClassTable, ids: Iterable[int]) -> str:
-    return ", ".join(f"{class_id} {_called(table, class_id)}" for class_id in ids)
+    findings.errors += selection.errors
+    findings.warnings += selection.warnings
+    findings.warnings += judge_colours(contents, selection)
+    if selection.classes:
+        judge_classes(table, selection, contents, findings)
+    return selection
 
 
 # --- results
 
 
-def _resolve(
-    config: DataConfig, root: Path, table: ClassTable, used: tuple[int, ...], scans: dict[str, SplitScan]
-) -> ResolvedData:
-    return ResolvedData(
-        root=root,
-        scale=config.scale,
-        classes=tuple(
-            ResolvedClass(
-                id=entry.id,
-                name=entry.name or f"class_{entry.id}",  # listed by hand: it needs something to be called by
-                colour=entry.colour,
-                pixels={scan.name: scan.pixels[entry.id] for scan in scans.values()},
-            )
-            for entry in table.entries
-            if entry.id in used
-        ),
-        splits={scan.name: tuple(scan.pairs) for scan in scans.values()},
-        skipped={scan.name: len(scan.bad) for scan in scans.values()},
-    )
+@dataclass(frozen=True)
+class _Outcome:
+    """What the audit found, and how it is told."""
 
+    config: DataConfig
+    root: Path
+    table: ClassTable
+    scan: Scan
+    settled: Format
+    contents: Mapping[str, Contents]
+    leaks: Leaks
+    selection: Selection
+    findings: Findings
 
-def _report(
-    root: Path,
-    table: ClassTable,
-    used: tuple[int, ...],
-    scans: dict[str, SplitScan],
-    *,
-    errors: list[Problem],
-    warnings: list[Problem],
-    resolved: ResolvedData | None,
-) -> AuditReport:
-    present = {class_id for scan in scans.values() for class_id in scan.pixels}
-    return AuditReport(
-        root=root,
-        class_table=table.path,
-        images={scan.name: len(scan.pairs) for scan in scans.values()},
-        pixels={scan.name: scan.pixels.total() for scan in scans.values()},
-        ignored_share={
-            scan.name: 1 - sum(_share(scan, class_id) or 0.0 for class_id in used) if used and scan.pairs else None
-            for scan in scans.values()
-        },
-        classes=tuple(
+    def report(self, weight_limit: float) -> AuditReport:
+        table, contents, scans = self.table, self.contents, self.scan.splits
+        weighed = self._weights(weight_limit)
+        held = self._held()
+        return AuditReport(
+            root=self.root,
+            class_table=table.path,
+            reading=self.settled.reading,
+            statement=self.settled.statement,
+            mask_kinds={name: _kinds(scans[name].read) for name in scans},
+            images={name: split.images for name, split in contents.items()},
+            skipped={name: len(scan.bad) for name, scan in scans.items()},
+            split_shares=self.scan.shares,
+            leaked=self.leaks.identical,
+            pixels={name: split.total for name, split in contents.items()},
+            ignored_share={name: self._ignored_share(split) for name, split in contents.items()},
+            classes=self._classes(dict(zip(self.selection.ids, weighed.get("median-frequency", ()), strict=True))),
+            unnamed_present=tuple(entry.id for entry in table.entries if entry.id in held and not entry.name),
+            named_absent=tuple(class_id for class_id in table.named_ids if class_id not in held),
+            test_only=tuple(test_only(table, contents)),
+            rare=tuple(rare(self.selection, contents)),
+            unknown_ids=tuple(self._unknown_id(class_id) for class_id in sorted(held - set(table.ids))),
+            unknown_colours=self._unknown_colours(),
+            proposed_use=self.selection.ids,
+            class_weights=weighed,
+            bad_files={name: _by_fault(scan) for name, scan in scans.items()},
+            errors=tuple(self.findings.errors),
+            warnings=tuple(self.findings.warnings),
+            resolved=None if self.findings.errors else self._resolved(),
+        )
+
+    def _resolved(self) -> ResolvedData:
+        assert self.settled.reading is not None  # what forbids a reading is an error
+        coloured = self.settled.reading is Reading.COLOURS
+        seen = {name: split.seen(self.selection.members) for name, split in self.contents.items()}
+        return ResolvedData(
+            root=self.root,
+            scale=self.config.scale,
+            classes=tuple(
+                ResolvedClass(
+                    id=entry.id,
+                    name=entry.name,
+                    colour=entry.colour,
+                    pixels={name: split.of_class(entry.ids) for name, split in self.contents.items()},
+                    seen={name: counted[entry.id] for name, counted in seen.items()},
+                    ids=entry.ids if entry.ids != (entry.id,) else (),
+                    colours=entry.colours if coloured else (),
+                )
+                for entry in self.selection.classes
+            ),
+            splits={name: split.pairs for name, split in self.scan.splits.items()},
+            skipped={name: len(split.bad) for name, split in self.scan.splits.items()},
+            reading=self.settled.reading,
+            leaked=self.leaks.identical,
+        )
+
+    def _held(self) -> set[int]:
+        """The ids that any mask holds."""
+        return {class_id for split in self.contents.values() for class_id in split.pixels}
+
+    def _classes(self, weight_of: Mapping[int, float]) -> tuple[ClassCount, ...]:
+        members, contents = self.selection.members, self.contents
+        return tuple(
             ClassCount(
                 id=entry.id,
                 name=entry.name,
                 colour=entry.colour,
-                used=entry.id in used,
-                pixels={scan.name: scan.pixels[entry.id] for scan in scans.values()},
-                images={scan.name: scan.masks[entry.id] for scan in scans.values()},
-                share={scan.name: _share(scan, entry.id) for scan in scans.values()},
+                used=entry.id in members,
+                pixels={name: split.pixels[entry.id] for name, split in contents.items()},
+                images={name: split.masks[entry.id] for name, split in contents.items()},
+                share={name: split.share([entry.id]) for name, split in contents.items()},
+                joined_into=members.get(entry.id) if members.get(entry.id) != entry.id else None,
+                ignored=entry.id in self.selection.ignored_ids,
+                weight=weight_of.get(entry.id),
             )
-            for entry in table.entries
-        ),
-        unnamed_present=tuple(entry.id for entry in table.entries if entry.id in present and not entry.name),
-        named_absent=tuple(class_id for class_id in table.named_ids if class_id not in present),
-        test_only=tuple(_test_only(table, scans)),
-        rare=tuple(_rare(used, scans)),
-        unknown_ids=tuple(_unknown(class_id, scans) for class_id in sorted(present - set(table.ids))),
-        bad_files={
-            scan.name: {
-                fault.value: tuple(file.path for file in scan.bad if file.fault is fault)
-                for fault in sorted({file.fault for file in scan.bad})
-            }
-            for scan in scans.values()
-        },
-        errors=tuple(errors),
-        warnings=tuple(warnings),
-        resolved=resolved,
-    )
+            for entry in self.table.entries
+        )
+
+    def _weights(self, limit: float) -> dict[str, tuple[float, ...]]:
+        if not self.selection.classes:
+            return {}
+        train = self.contents["train"]
+        seen = train.seen(self.selection.members)
+        pixels = [train.of_class(entry.ids) for entry in self.selection.classes]
+        of_images = [seen[entry.id] for entry in self.selection.classes]
+        return {
+            "median-frequency": tuple(weights("median-frequency", pixels, of_images, limit)),
+            "inverse": tuple(weights("inverse", pixels, of_images, limit)),
+        }
+
+    def _ignored_share(self, split: Contents) -> float | None:
+        used = split.share(self.selection.members) if self.selection.classes else None
+        return None if used is None else 1 - used
+
+    def _unknown_id(self, class_id: int) -> UnknownId:
+        splits = self.contents.values()
+        note = "no label" if class_id == NO_LABEL else "ignored" if class_id in self.selection.ignored_ids else ""
+        into = self.selection.members.get(class_id)
+        return UnknownId(
+            id=class_id,
+            pixels={split.name: split.pixels[class_id] for split in splits},
+            share={split.name: split.share([class_id]) for split in splits},
+            files=sum(split.masks[class_id] for split in splits),
+            examples=tuple(file for split in splits for file in split.examples.get(class_id, []))[:EXAMPLES],
+            note=note if into is None else f"joined into {into}",
+        )
+
+    def _unknown_colours(self) -> tuple[UnknownColour, ...]:
+        if self.settled.reading not in (None, Reading.COLOURS):
+            return ()
+        ignored = {pack(colour) for colour in self.selection.ignored_colours}
+        splits = self.contents.values()
+        total: Counter[int] = Counter()
+        for split in splits:
+            total.update(split.unknown)
+        return tuple(
+            UnknownColour(
+                colour=as_hex(colour),
+                pixels={split.name: split.unknown[colour] for split in splits},
+                share={split.name: split.unknown[colour] / split.total if split.total else None for split in splits},
+                files=sum(split.unknown_masks[colour] for split in splits),
+                examples=tuple(file for s in splits for file in s.unknown_examples.get(colour, []))[:EXAMPLES],
+                ignored=colour in ignored,
+            )
+            for colour in sorted(total, key=lambda colour: (-total[colour], colour))
+        )
 
 
-def _unknown(class_id: int, scans: dict[str, SplitScan]) -> UnknownId:
-    examples = [file for scan in scans.values() for file in scan.examples.get(class_id, [])]
-    return UnknownId(
-        id=class_id,
-        pixels={scan.name: scan.pixels[class_id] for scan in scans.values()},
-        share={scan.name: _share(scan, class_id) for scan in scans.values()},
-        files=sum(scan.masks[class_id] for scan in scans.values()),
-        examples=tuple(examples[:5]),
-        note="no label" if class_id == IGNORE_INDEX else "",
-    )
+def _by_fault(scan: SplitScan) -> dict[str, tuple[str, ...]]:
+    faults = sorted({file.fault for file in scan.bad})
+    return {fault.value: tuple(file.path for file in scan.bad if file.fault is fault) for fault in faults}
 
 
-def _share(scan: SplitScan, class_id: int) -> float | None:
-    total = scan.pixels.total()
-    return scan.pixels[class_id] / total if total else None
+def _kinds(read: list[ReadPair]) -> dict[str, int]:
+    found: Counter[Kind] = Counter(entry.facts.kind for entry in read)
+    return {kind.value: number for kind, number in found.most_common()}

@@ -1,7 +1,8 @@
 """Every pair decoded and scaled once, then read through a memory map. Knows nothing about tensors, batches or training.
 
 One directory per settings (scale, resampler, class table): `pixels.bin` holds the entries, `index.jsonl` says where. An
-index line is written only after its pixels are on the disk, so a build that is killed is simply gone on with.
+index line is written only after its pixels are on the disk, so a build that is killed is simply gone on with. Masks at
+their full size, for scores at the resolution of the labels, are kept in the same way in a directory of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from pydantic import ValidationError
 from ..durable import LineLog, read_lines
 from ..errors import ConfigError
 from ..section import Record
-from .rasters import read_image, read_mask, reduce_mask
-from .resolved import IGNORE_INDEX, Pair, ResolvedData
+from .masks import mask_values, read_mask, reduce_mask
+from .rasters import read_image
+from .resolved import IGNORE_INDEX, Pair, Reading, ResolvedData
 
 RESAMPLER = "draft+box+bicubic/nearest 1"
 """Part of the cache's name: whoever changes a pixel of `rasters` counts this up."""
+FULL_SIZE = "labels at full size 1"
+"""The same for masks alone."""
 CHANNELS = 4
 """R, G, B, training index."""
 COMMIT_BYTES = 32 << 20
@@ -75,18 +79,58 @@ def open_cache(
     `progress` is told (done, total) from this thread; what was cached before counts as done. Raises ConfigError that
     names every pair that cannot be decoded, and OSError when the disk is full.
     """
-    store = _Store(cache_dir / _settings_key(data))
+    lookup = data.lookup
     pairs = data.splits[split]
-    keys = [_pair_key(data.root, pair) for pair in pairs]
-    known = store.entries()
-    missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
-    if missing:
-        done = len(pairs) - len(missing)
-        store.add(_counted(_decoded(data, missing, threads), done, len(pairs), progress))
-        known = store.entries()
-    elif progress is not None:
-        progress(len(pairs), len(pairs))
-    return PixelCache(pairs, store.map(), tuple(known[key] for key in keys))
+    keys = [_file_key(data.root, pair.image, pair.mask) for pair in pairs]
+
+    def decode(pair: Pair) -> np.ndarray:
+        return decode_pair(data.root, pair, data.scale, lookup, data.reading)
+
+    store = _Store(cache_dir / _settings_key(data, RESAMPLER, repr(data.scale)))
+    entries = _filled(store, keys, pairs, _Builder(data.root, decode, progress, threads))
+    return PixelCache(pairs, store.map(), entries)
+
+
+@dataclass(frozen=True)
+class LabelCache:
+    """The masks of one split at their own full size, in the order of `ResolvedData.splits`."""
+
+    pairs: tuple[Pair, ...]
+    _pixels: np.ndarray
+    _entries: tuple[_Entry, ...]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def item(self, index: int) -> np.ndarray:
+        """uint8 (H, W), read-only, not copied: the training index, 255 where the pixel is ignored."""
+        entry = self._entries[index]
+        return self._pixels[entry.offset : entry.end].reshape(entry.height, entry.width)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width), without touching the pixels."""
+        return self._entries[index].height, self._entries[index].width
+
+
+def open_labels(
+    data: ResolvedData,
+    split: str,
+    cache_dir: Path,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> LabelCache:
+    """`open_cache` for the masks alone, at full size whatever `data.scale` is: a byte a pixel on the disk."""
+    lookup = data.lookup
+    pairs = data.splits[split]
+    keys = [_file_key(data.root, pair.mask) for pair in pairs]
+
+    def decode(pair: Pair) -> np.ndarray:
+        return decode_labels(data.root, pair, lookup, data.reading)
+
+    store = _Store(cache_dir / _settings_key(data, FULL_SIZE))
+    entries = _filled(store, keys, pairs, _Builder(data.root, decode, progress, threads))
+    return LabelCache(pairs, store.map(), entries)
 
 
 class _Entry(Record):
@@ -96,10 +140,17 @@ class _Entry(Record):
     offset: int
     height: int
     width: int
+    channels: int = CHANNELS
+
+    @classmethod
+    def of(cls, key: str, pixels: np.ndarray, offset: int) -> _Entry:
+        """Of pixels (H, W) or (H, W, channels)."""
+        height, width, channels = pixels.reshape(*pixels.shape[:2], -1).shape
+        return cls(key=key, offset=offset, height=height, width=width, channels=channels)
 
     @property
     def end(self) -> int:
-        return self.offset + self.height * self.width * CHANNELS
+        return self.offset + self.height * self.width * self.channels
 
 
 class _Store:
@@ -160,7 +211,7 @@ class _Store:
                 for key, pixels in portion:
                     offset = -(-offset // ALIGNMENT) * ALIGNMENT
                     _write_at(file.fileno(), pixels, offset)
-                    entries.append(_Entry(key=key, offset=offset, height=pixels.shape[0], width=pixels.shape[1]))
+                    entries.append(_Entry.of(key, pixels, offset))
                     offset += pixels.nbytes
                 os.fdatasync(file.fileno())
             except OSError as error:
@@ -193,43 +244,66 @@ def _read_index(path: Path) -> Iterator[_Entry]:
         offset = behind
 
 
-def _decoded(
-    data: ResolvedData, missing: list[tuple[str, Pair]], threads: int | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, pixels) of each pair that can be decoded; raises at the end, with all those that cannot."""
-    lookup = data.lookup
+@dataclass(frozen=True)
+class _Builder:
+    """How the entries that are missing are made."""
 
-    def decode(item: tuple[str, Pair]) -> tuple[str, np.ndarray] | ConfigError:
+    root: Path
+    decode: Callable[[Pair], np.ndarray]
+    """Called from several threads at once; raises ConfigError."""
+    progress: Progress | None
+    threads: int | None
+
+    def made(self, missing: list[tuple[str, Pair]], total: int) -> Iterator[tuple[str, np.ndarray]]:
+        """(key, pixels) of each pair that can be decoded; raises at the end, with all those that cannot."""
+        done = total - len(missing)
+        failures: list[ConfigError] = []
+        with ThreadPoolExecutor(self.threads or available_cores(), thread_name_prefix="decode") as pool:
+            for result in pool.map(self._attempt, missing):
+                if isinstance(result, ConfigError):
+                    failures.append(result)
+                    continue
+                yield result
+                done += 1
+                if self.progress is not None:
+                    self.progress(done, total)
+        if failures:
+            raise ConfigError(
+                f"{len(failures)} of {len(missing)} files cannot be used:\n"
+                + "\n".join(str(error) for error in failures),
+                where=self.root,
+                remedy='mend these files, or set data.on_bad_file = "skip" and start a new run',
+            )
+
+    def _attempt(self, item: tuple[str, Pair]) -> tuple[str, np.ndarray] | ConfigError:
         key, pair = item
         try:
-            return key, decode_pair(data.root, pair, data.scale, lookup)
+            return key, self.decode(pair)
         except ConfigError as error:
             return error
 
-    failures: list[ConfigError] = []
-    with ThreadPoolExecutor(threads or available_cores(), thread_name_prefix="decode") as pool:
-        for result in pool.map(decode, missing):
-            if isinstance(result, ConfigError):
-                failures.append(result)
-            else:
-                yield result
-    if failures:
-        raise ConfigError(
-            f"{len(failures)} of {len(missing)} files cannot be used:\n" + "\n".join(str(error) for error in failures),
-            where=data.root,
-            remedy='mend these files, or set data.on_bad_file = "skip" and start a new run',
-        )
+
+def _filled(store: _Store, keys: list[str], pairs: tuple[Pair, ...], builder: _Builder) -> tuple[_Entry, ...]:
+    """The entries of `pairs`, whose missing ones are built first."""
+    known = store.entries()
+    missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
+    if missing:
+        store.add(builder.made(missing, len(pairs)))
+        known = store.entries()
+    elif builder.progress is not None:
+        builder.progress(len(pairs), len(pairs))
+    return tuple(known[key] for key in keys)
 
 
-def decode_pair(root: Path, pair: Pair, scale: float, lookup: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 4) of one pair: the scaled image, and `lookup` of the mask's ids. Raises ConfigError."""
+def decode_pair(root: Path, pair: Pair, scale: float, lookup: np.ndarray, reading: Reading = Reading.IDS) -> np.ndarray:
+    """uint8 (H, W, 4) of one pair: the scaled image, and `lookup` of the mask's values. Raises ConfigError."""
     image = read_image(root / pair.image, scale)
-    ids = read_mask(root / pair.mask)
+    mask = read_mask(root / pair.mask, reading)
     height, width = image.shape[:2]
     entry = np.empty((height, width, CHANNELS), dtype=np.uint8)
     for channel in range(3):  # far faster in numpy than one copy with an inner axis of three bytes
         entry[..., channel] = image[..., channel]
-    entry[..., 3] = lookup[reduce_mask(ids, height, width)]
+    entry[..., 3] = lookup[mask_values(reduce_mask(mask, height, width))]
     return entry
 
 
@@ -238,24 +312,23 @@ def available_cores() -> int:
     return min(16, len(os.sched_getaffinity(0)))
 
 
-def _counted(
-    items: Iterator[tuple[str, np.ndarray]], done: int, total: int, progress: Progress | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    for count, item in enumerate(items, start=done + 1):
-        yield item
-        if progress is not None:
-            progress(count, total)
+def decode_labels(root: Path, pair: Pair, lookup: np.ndarray, reading: Reading = Reading.IDS) -> np.ndarray:
+    """uint8 (H, W) of one mask at full size: `lookup` of its values. Raises ConfigError."""
+    labels: np.ndarray = lookup[mask_values(read_mask(root / pair.mask, reading))]
+    return labels
 
 
-def _settings_key(data: ResolvedData) -> str:
-    digest = hashlib.sha256(f"{RESAMPLER}\0{data.scale!r}\0{IGNORE_INDEX}\0".encode())
-    digest.update(data.lookup.tobytes())
+def _settings_key(data: ResolvedData, *made_by: str) -> str:
+    """One per way to make the entries: every setting that changes a byte of them."""
+    digest = hashlib.sha256("\0".join([*made_by, str(IGNORE_INDEX), ""]).encode())
+    digest.update(repr((data.reading.value, data.mapping)).encode())
     return digest.hexdigest()[:16]
 
 
-def _pair_key(root: Path, pair: Pair) -> str:
+def _file_key(root: Path, *names: str) -> str:
+    """One per state of these files."""
     digest = hashlib.sha256()
-    for name in (pair.image, pair.mask):
+    for name in names:
         path = root / name
         try:
             stat = path.stat()

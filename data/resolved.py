@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = 255
 """The training value of every pixel that counts nowhere: not in a loss, not in a score."""
+
+
+IDS_END = 1 << 16
+COLOURS_END = 1 << 24
+TRANSPARENT = COLOURS_END
+"""The value of a pixel whose colour cannot be seen (alpha 0): no label."""
+
+
+class Reading(StrEnum):
+    """What the pixels of a data set's masks mean."""
+
+    IDS = "ids"
+    """The value (or the index into the palette) is the class id."""
+    COLOURS = "colours"
+    """The colour is that of a class, exactly."""
+    BINARY = "binary"
+    """0 is id 0; 255, or any other value, is id 1."""
 
 
 class Pair(Record):
@@ -33,6 +51,17 @@ class ResolvedClass(Record):
     colour: tuple[int, int, int]
     pixels: dict[str, int]
     """Pixels of this class at full resolution, by split."""
+    seen: dict[str, int] = Field(default_factory=dict)
+    """Counted pixels of the images that hold this class, by split: what its median frequency refers to."""
+    ids: tuple[int, ...] = ()
+    """Every id that was joined into it, its own among them; empty where that is the only one."""
+    colours: tuple[tuple[int, int, int], ...] = ()
+    """RGB of its pixels in the masks, where they are read by colour."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """What its pixels hold as ids."""
+        return self.ids or (self.id,)
 
 
 class ResolvedData(Record):
@@ -47,6 +76,10 @@ class ResolvedData(Record):
     """`train`, `val` and `test`, each sorted by name."""
     skipped: dict[str, int] = Field(default_factory=dict)
     """How many files each split lost to `on_bad_file = "skip"`; shown beside every score."""
+    reading: Reading = Reading.IDS
+    """How mask pixels become ids."""
+    leaked: dict[str, int] = Field(default_factory=dict)
+    """How many images of val and of test are, byte for byte, images of train as well."""
 
     @property
     def class_ids(self) -> tuple[int, ...]:
@@ -57,13 +90,26 @@ class ResolvedData(Record):
         return tuple(entry.name for entry in self.classes)
 
     @property
+    def mapping(self) -> tuple[tuple[int, int], ...]:
+        """(value of a mask's pixel, training index), ascending: all that the lookup table says."""
+        if self.reading is Reading.COLOURS:
+            pairs = [(pack(colour), index) for index, entry in enumerate(self.classes) for colour in entry.colours]
+        else:
+            pairs = [(value, index) for index, entry in enumerate(self.classes) for value in entry.values]
+        return tuple(sorted(pairs))
+
+    @property
     def lookup(self) -> np.ndarray:
-        """uint8 (256,): mask id -> training index. Ids that are not used map to IGNORE_INDEX, never to 0."""
+        """uint8: value of a mask's pixel -> training index. Ids 0 to 65535, or packed colours and TRANSPARENT.
+
+        Whatever is not used maps to IGNORE_INDEX, never to 0. Built anew at each call: 16 MB for colours.
+        """
         import numpy as np  # `segwatch status` reads classes and files, and should not wait for numpy
 
-        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        for index, entry in enumerate(self.classes):
-            table[entry.id] = index
+        size = COLOURS_END + 1 if self.reading is Reading.COLOURS else IDS_END
+        table = np.full(size, IGNORE_INDEX, dtype=np.uint8)
+        for value, index in self.mapping:
+            table[value] = index
         return table
 
     def share(self, index: int, split: str) -> float | None:
@@ -72,8 +118,10 @@ class ResolvedData(Record):
         return self.classes[index].pixels.get(split, 0) / total if total else None
 
     def fingerprint(self, split: str) -> str:
-        """Changes with the files, their size and time, the classes and the scale: one score series per value."""
-        digest = hashlib.sha256(repr((self.class_ids, self.scale)).encode())
+        """Changes with the files, their size and time, the classes, how masks are read and the scale: one score series
+        per value.
+        """
+        digest = hashlib.sha256(repr((self.class_ids, self.scale, self.reading.value, self.mapping)).encode())
         for pair in self.splits[split]:
             for name in (pair.image, pair.mask):
                 stat = (self.root / name).stat()
@@ -90,3 +138,9 @@ class ResolvedData(Record):
             raise ConfigError(
                 f"cannot read the resolved data: {error}", where=lock, remedy="start the run again from its run.toml"
             ) from error
+
+
+def pack(colour: tuple[int, int, int]) -> int:
+    """0xRRGGBB."""
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue

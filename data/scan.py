@@ -1,27 +1,44 @@
-"""Lists and reads the files of one split: what pixels they hold, and which of them cannot be used. Judges nothing."""
+"""Lists and reads the files of all splits: what they hold, and which of them cannot be used. Judges nothing.
+
+Every image and mask is decoded to its end, since a sound header also stands before a cut file. Large sets are read by
+one process per core: decoding is what costs, and the threads of one process would wait for its lock half of the time.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
-from collections import Counter, defaultdict
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TypeVar
 
-from PIL import Image
-
-from ..errors import ConfigError
-from .cache import available_cores
-from .config import DataConfig
-from .pairs import Listing, list_pairs
-from .rasters import MaskFormatError, check_image, read_mask, scaled_size
+from ..errors import ConfigError, SegwatchError
+from .config import SPLITS, DataConfig
+from .masks import MaskFacts, MaskFormatError, describe_mask
+from .pairs import Listing
+from .rasters import TooLargeError, TurnedError, check_image, scaled_size
 from .resolved import Pair
+from .splits import Listings, SplitShare, listings
 
 SMALLEST_SIDE = 32
 """Pixels after scaling. Five levels halve the side four times: below, the deepest one is a single pixel."""
-EXAMPLES = 5
+WORTH_PROCESSES = 64
+"""Pairs: fewer are read sooner than a process has started and imported what it needs."""
+CHUNK = 8
+"""Pairs that are handed to a process at once: few enough to stop soon, enough that handing over costs nothing."""
+
+Progress = Callable[[int, int], None]
+Found = TypeVar("Found")
 
 
 class Fault(StrEnum):
@@ -29,8 +46,11 @@ class Fault(StrEnum):
     MASK_ALONE = "mask without image"
     AMBIGUOUS = "two files of one stem"
     SIZES_DIFFER = "image and mask of different size"
-    UNREADABLE = "unreadable"
-    NOT_IDS = "mask that holds no class ids"
+    EMPTY = "empty file"
+    UNREADABLE = "cut short or unreadable"
+    TURNED = "EXIF orientation"
+    TOO_LARGE = "too large"
+    NOT_A_MASK = "mask whose pixels are neither ids nor colours"
     TOO_SMALL = "too small after scaling"
 
 
@@ -43,58 +63,86 @@ class BadFile:
     remedy: str
 
 
+@dataclass(frozen=True)
+class ReadPair:
+    """An image and its mask that can be used."""
+
+    pair: Pair
+    facts: MaskFacts
+    """Of the mask."""
+    image_hash: str
+    """Of the image file's bytes."""
+
+
 @dataclass
 class SplitScan:
     """What the usable pairs of a split hold, and the files that are not usable."""
 
     name: str
-    pairs: list[Pair] = field(default_factory=list)
-    pixels: Counter[int] = field(default_factory=Counter)
-    """By id, at full resolution."""
-    masks: Counter[int] = field(default_factory=Counter)
-    """By id: how many masks hold it."""
-    examples: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By id: the first few masks that hold it."""
+    read: list[ReadPair] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
     unlisted: ConfigError | None = None
-    """Why the directories could not be listed at all."""
+    """Why the files could not be listed at all."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return tuple(entry.pair for entry in self.read)
+
+
+@dataclass(frozen=True)
+class Scan:
+    splits: dict[str, SplitScan]
+    shares: dict[str, SplitShare] = field(default_factory=dict)
+    """How the splits were drawn; empty unless they were."""
 
 
 @dataclass(frozen=True)
 class _Task:
-    scan: SplitScan
+    split: str
     image: Path
     mask: Path
 
 
 def scan_splits(
-    config: DataConfig, root: Path, names: tuple[str, ...], progress: Callable[[int, int], None] | None
-) -> dict[str, SplitScan]:
-    """Scan these splits in one thread pool; `progress` hears (done, total) of all pairs, from this thread."""
-    scans = {name: SplitScan(name) for name in names}
-    tasks = [task for scan in scans.values() for task in _listed(config, root, scan)]
+    config: DataConfig, root: Path, *, keep: frozenset[int] = frozenset(), progress: Progress | None = None
+) -> Scan:
+    """Read all pairs; `progress` hears (done, total), from this thread. `keep` are colours to count in any case.
 
-    def read(task: _Task) -> dict[int, int] | BadFile:
-        return _read(task, root, config.scale)
+    Raises SegwatchError when the processes that read are killed.
+    """
+    listed = listings(config, root)
+    scans = {name: _unread(name, listed, root) for name in SPLITS}
+    tasks = [
+        _Task(name, image, mask)
+        for name in SPLITS
+        if name in listed.splits
+        for image, mask in listed.splits[name].pairs
+    ]
+    with _readers(len(tasks)) as pool:
+        read = partial(_read, root=root, scale=config.scale, keep=keep)
+        try:
+            for done, (task, found) in enumerate(zip(tasks, pool.map(read, tasks, chunksize=CHUNK), strict=True), 1):
+                scan = scans[task.split]
+                if isinstance(found, ReadPair):
+                    scan.read.append(found)
+                else:
+                    scan.bad += found
+                if progress is not None:
+                    progress(done, len(tasks))
+        except BrokenProcessPool as error:
+            raise SegwatchError(
+                "a process that reads the data was killed from outside, most likely for want of memory",
+                where=root,
+                remedy="free memory and try again; a file of many pixels needs a few bytes for each",
+            ) from error
+    return Scan(scans, listed.shares)
 
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="audit") as pool:
-        for done, (task, found) in enumerate(zip(tasks, pool.map(read, tasks), strict=True), start=1):
-            _enter(task, found, root)
-            if progress is not None:
-                progress(done, len(tasks))
-    return scans
 
-
-def _listed(config: DataConfig, root: Path, scan: SplitScan) -> Iterator[_Task]:
-    split = config.split(scan.name)
-    try:
-        listing = list_pairs(root / split.images, root / split.masks)
-    except ConfigError as error:
-        scan.unlisted = error
-        return
-    scan.bad += _unpaired(listing, root)
-    for image, mask in listing.pairs:
-        yield _Task(scan, image, mask)
+def _unread(name: str, listed: Listings, root: Path) -> SplitScan:
+    scan = SplitScan(name, unlisted=listed.unlisted.get(name))
+    if name in listed.splits:
+        scan.bad += _unpaired(listed.splits[name], root)
+    return scan
 
 
 def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
@@ -107,45 +155,69 @@ def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
             yield BadFile(fault, relative(path, root), reason, remedy)
 
 
-def _read(task: _Task, root: Path, scale: float) -> dict[int, int] | BadFile:
-    """Pixels by id, or what is wrong with either file."""
+# --- one pair
+
+
+def _read(task: _Task, *, root: Path, scale: float, keep: frozenset[int]) -> ReadPair | list[BadFile]:
+    """What the pair holds, or what is wrong with both of its files. Runs in any process."""
+    bad: list[BadFile] = []
+    size, image_hash = _attempt(lambda: _read_image(task.image), task.image, root, bad) or (None, "")
+    facts = _attempt(lambda: describe_mask(task.mask, keep), task.mask, root, bad)
+    if size is None or facts is None:
+        return bad
+    pair = Pair(image=relative(task.image, root), mask=relative(task.mask, root))
+    if misfit := _misfit(pair, size, facts.size, scale):
+        return [misfit]
+    return ReadPair(pair, facts, image_hash)
+
+
+def _attempt(read: Callable[[], Found], path: Path, root: Path, bad: list[BadFile]) -> Found | None:
     try:
-        size = check_image(task.image)
-        ids = read_mask(task.mask)
+        return read()
     except ConfigError as error:
-        fault = Fault.NOT_IDS if isinstance(error, MaskFormatError) else Fault.UNREADABLE
-        return BadFile(fault, relative(Path(error.where or task.mask), root), error.what, error.remedy or "")
-    if size != ids.shape:
+        bad.append(BadFile(_fault_of(error, path), relative(path, root), error.what, error.remedy or ""))
+        return None
+
+
+def _read_image(path: Path) -> tuple[tuple[int, int], str]:
+    """(height, width) and hash of an image that decodes to its end; the file is read once."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=path, remedy="restore the file") from error
+    return check_image(path, content), hashlib.sha256(content).hexdigest()
+
+
+def _misfit(pair: Pair, size: tuple[int, int], mask_size: tuple[int, int], scale: float) -> BadFile | None:
+    """What is wrong with two sound files of these sizes together."""
+    if size != mask_size:
         return BadFile(
             Fault.SIZES_DIFFER,
-            relative(task.image, root),
-            f"{_as_text(size)}, but its mask is {_as_text(ids.shape)}",
+            pair.image,
+            f"{_as_text(size)}, but its mask is {_as_text(mask_size)}",
             "export the mask at the size of its image; segwatch does not guess which one was resized",
         )
     scaled = scaled_size(*size, scale)
     if min(scaled) < SMALLEST_SIDE:
         return BadFile(
             Fault.TOO_SMALL,
-            relative(task.image, root),
+            pair.image,
             f"{_as_text(size)} becomes {_as_text(scaled)} at scale {scale:g}; {SMALLEST_SIDE} is the least",
             "raise data.scale, or take the file out",
         )
-    # Five times as fast as numpy's bincount on a large mask, and it lets the other threads run.
-    return {value: count for value, count in enumerate(Image.fromarray(ids).histogram()) if count}
+    return None
 
 
-def _enter(task: _Task, found: dict[int, int] | BadFile, root: Path) -> None:
-    scan = task.scan
-    if isinstance(found, BadFile):
-        scan.bad.append(found)
-        return
-    mask = relative(task.mask, root)
-    scan.pairs.append(Pair(image=relative(task.image, root), mask=mask))
-    scan.pixels.update(found)
-    scan.masks.update(found.keys())
-    for value in found:
-        if len(scan.examples[value]) < EXAMPLES:
-            scan.examples[value].append(mask)
+def _fault_of(error: ConfigError, path: Path) -> Fault:
+    match error:
+        case MaskFormatError():
+            return Fault.NOT_A_MASK
+        case TurnedError():
+            return Fault.TURNED
+        case TooLargeError():
+            return Fault.TOO_LARGE
+        case _:
+            return Fault.EMPTY if path.is_file() and path.stat().st_size == 0 else Fault.UNREADABLE
 
 
 def relative(path: Path, root: Path) -> str:
@@ -156,3 +228,37 @@ def relative(path: Path, root: Path) -> str:
 def _as_text(size: tuple[int, ...]) -> str:
     height, width = size
     return f"{width}x{height}"
+
+
+# --- many at once
+
+
+@contextmanager
+def _readers(pairs: int) -> Iterator[Executor]:
+    """Processes for a large set, threads for a small one; none is left behind, however this ends."""
+    cores = len(os.sched_getaffinity(0))
+    pool: Executor
+    if pairs < WORTH_PROCESSES or cores == 1:
+        pool = ThreadPoolExecutor(cores, thread_name_prefix="audit")
+    else:
+        # Not fork: this process may have threads, and a forked lock stays locked for ever.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # numpy and Pillow are imported once, not once for each core
+        pool = ProcessPoolExecutor(min(cores, -(-pairs // CHUNK)), mp_context=context, initializer=_begin_reading)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_reading() -> None:
+    """In a reading process: Ctrl-C is the parent's to answer, and a parent that was killed takes its readers along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_leave_with, args=(parent.sentinel,), name="parent", daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

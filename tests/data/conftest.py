@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from segwatch.data.audit import AuditReport, require
+from segwatch.data.audit_view import render
 from segwatch.data.config import SPLITS, DataConfig, SplitConfig
+from segwatch.errors import ConfigError
 
 TABLE = """
 [classes]
@@ -84,3 +89,23 @@ def tiles(shared: Path) -> Callable[..., DataConfig]:
         )
 
     return config
+
+
+def refusal(report: AuditReport) -> str:
+    assert report.resolved is None
+    with pytest.raises(ConfigError) as caught:
+        require(report)
+    assert caught.value.exit_code == 78
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def warned(report: AuditReport) -> str:
+    return "\n".join(problem.what for problem in report.warnings)
+
+
+def shown(report: AuditReport, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    render(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -12,82 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
-from segwatch.data.audit import AuditReport, audit, percent, require
-from segwatch.data.audit_view import render
+from segwatch.data.audit import AuditReport, audit, require
+from segwatch.data.cache import open_cache
+from segwatch.data.colours import as_percent
 from segwatch.data.config import SPLITS
-from segwatch.errors import ConfigError
+from segwatch.data.resolved import Reading
+
+from .conftest import refusal, shown, warned
 
 PRESENT = [0, 1, 2, 3, 5, 6, 13, 14, 15, 16, 17, 19, 20, 24, 25]
 NAMED_AND_PRESENT = (0, 1, 2, 3, 5, 6, 13, 14, 15, 16, 17, 19, 20, 24)
-
-
-def refusal(report: AuditReport) -> str:
-    assert report.resolved is None
-    with pytest.raises(ConfigError) as caught:
-        require(report)
-    assert caught.value.exit_code == 78
-    assert caught.value.remedy
-    return str(caught.value)
-
-
-def warned(report: AuditReport) -> str:
-    return "\n".join(problem.what for problem in report.warnings)
-
-
-def shown(report: AuditReport, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    render(report, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-# --- real data
-
-
-def test_the_shares_of_the_real_tiles_are_those_of_their_readme(shared: Path, tiles) -> None:
-    report = audit(tiles(), shared)
-    rows = [
-        line.split("|")[1:-1]
-        for line in (shared / "data/dubai_aerial/README.md").read_text().splitlines()
-        if "%" in line and line.startswith("|")
-    ]
-    expected = {int(row[0]): [float(cell.strip(" %")) for cell in row[3:]] for row in rows}
-    assert len(expected) == 7
-    found = {entry.id: entry.share for entry in (*report.classes, *report.unknown_ids)}
-    for class_id, shares in expected.items():
-        for split, share in zip(SPLITS, shares, strict=True):
-            assert 100 * (found[class_id][split] or 0) == pytest.approx(share, abs=0.0051)
-    assert report.images == {"train": 48, "val": 8, "test": 16}
-    assert not report.errors
-
-
-def test_255_in_the_real_tiles_is_explained_and_its_files_are_counted(shared: Path, tiles) -> None:
-    report = audit(tiles(), shared)
-    (unknown,) = report.unknown_ids
-    assert (unknown.id, unknown.files, len(unknown.examples)) == (255, 9, 5)
-    assert "no label" in unknown.note
-    assert report.ignored_share["test"] == pytest.approx(0.0248, abs=5e-5)
-    assert "test 545727 pixels (2.48 %)" in warned(report)
-
-
-def test_the_upstream_masks_are_refused_by_file_and_mode(shared: Path, tiles) -> None:
-    message = refusal(audit(tiles(masks="masks"), shared))
-    assert "masks/train/tile1_part001.png: mode RGB" in message
-    assert "masks/train/tile2_part001.png: mode P" in message
-    assert "8-bit greyscale" in message
-
-
-def test_skipping_never_leaves_out_masks_of_the_wrong_kind(shared: Path, tiles) -> None:
-    assert "masks/train/tile2_part001.png: mode P" in refusal(audit(tiles(masks="masks", on_bad_file="skip"), shared))
-
-
-def test_a_table_without_ids_stops_the_run_and_the_ids_to_name_are_told(shared: Path, tiles) -> None:
-    report = audit(tiles(classes="classes.upstream.json"), shared)
-    message = refusal(report)
-    assert "classes.upstream.json" in message
-    assert "have no id" in message
-    assert "the masks hold ids [0, 1, 2, 3, 4, 5]" in warned(report)
 
 
 # --- which classes
@@ -106,7 +39,7 @@ def test_the_26_uavscenes_ids_with_15_present_resolve_to_the_14_named_and_presen
 def test_ids_outside_the_list_become_255_and_never_class_0(dataset) -> None:
     resolved = require(audit(dataset.splits([0, 1, 2, 9, 255]).config(use=[1, 0]), dataset.root))
     assert resolved.class_ids == (0, 1)
-    expected = np.full(256, 255)
+    expected = np.full(65536, 255)
     expected[:2] = [0, 1]
     np.testing.assert_array_equal(resolved.lookup, expected)
 
@@ -153,14 +86,20 @@ def test_every_impossible_choice_is_told_at_once_with_what_would_work(dataset) -
 
 
 def test_one_class_is_not_enough(dataset) -> None:
-    message = refusal(audit(dataset.splits([0, 255]).config(), dataset.root))
+    message = refusal(audit(dataset.splits([0, 255]).config(mask_format="ids"), dataset.root))
     assert "no two classes to train, only [0]" in message
 
 
 def test_black_and_white_masks_are_told_as_such(dataset) -> None:
-    assert "hold only 0 and 255, as black-and-white masks do" in refusal(
-        audit(dataset.splits([0, 255]).config(), dataset.root)
-    )
+    message = refusal(audit(dataset.splits([0, 255]).config(), dataset.root))
+    assert "hold only 0 and 255" in message
+    assert 'mask_format = "binary"' in message
+
+
+def test_one_split_of_black_and_white_beside_ids_is_told_as_such(dataset) -> None:
+    dataset.splits([0, 1])
+    dataset.pair("val", "a", [0, 255])
+    assert "the masks of val hold only 0 and 255" in refusal(audit(dataset.config(), dataset.root))
 
 
 def test_a_split_without_any_used_pixel_stops_the_run(dataset) -> None:
@@ -207,7 +146,9 @@ def test_files_that_cannot_be_used_are_all_told_at_once(dataset) -> None:
         "images/test/no_jpeg.jpg: cannot be decoded",
     ):
         assert expected in message
-    assert report.bad_files["test"] == {"unreadable": ("images/test/no_jpeg.jpg", "masks/test/torn_mask.png")}
+    assert report.bad_files["test"] == {
+        "cut short or unreadable": ("images/test/no_jpeg.jpg", "masks/test/torn_mask.png")
+    }
 
 
 def test_skipping_leaves_them_out_counts_them_and_says_so(dataset) -> None:
@@ -238,24 +179,51 @@ def test_a_missing_directory_and_a_missing_table_are_told_together(dataset) -> N
     assert "classes.toml" in message
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA", "LA"])
-def test_a_mask_of_another_mode_is_refused_by_file_and_mode(dataset, mode: str) -> None:
+def test_masks_of_two_kinds_are_refused_with_both_groups(dataset) -> None:
     dataset.splits([0, 1])
-    dataset.mask("train", "a", Image.fromarray(np.resize(np.array([0, 1], dtype=np.uint8), (40, 48))).convert(mode))
-    assert f"masks/train/a.png: mode {mode}" in refusal(audit(dataset.config(), dataset.root))
+    dataset.mask("train", "a", Image.fromarray(np.resize(np.array([0, 1], dtype=np.uint8), (40, 48))).convert("RGB"))
+    message = refusal(audit(dataset.config(), dataset.root))
+    assert "2 8-bit grey, such as masks/val/a.png" in message
+    assert "1 RGB, such as masks/train/a.png" in message
 
 
-def test_16_bit_masks_count_as_ids_as_long_as_they_are(dataset) -> None:
+def test_jpeg_masks_are_refused_by_name_and_never_skipped(dataset) -> None:
     dataset.splits([0, 1])
-    wide = np.resize(np.array([0, 1, 255], dtype=np.uint16), (40, 48))
-    dataset.mask("train", "a", Image.fromarray(wide))
-    with Image.open(dataset.root / "masks/train/a.png") as mask:
-        assert mask.mode == "I;16"
+    mask = dataset.root / "masks/train/a.png"
+    with Image.open(mask) as image:
+        image.load()
+        image.save(mask, "JPEG")
+    for config in (dataset.config(), dataset.config(on_bad_file="skip")):
+        assert "masks/train/a.png: a JPEG mask: JPEG is lossy" in refusal(audit(config, dataset.root))
+
+
+def test_16_bit_masks_hold_ids_above_255(dataset) -> None:
+    dataset.table('[classes]\n0 = "field"\n300 = "pool"')
+    for split in SPLITS:
+        dataset.image(split, "a")
+        wide = np.resize(np.array([0, 300, 255], dtype=np.uint16), (40, 48))
+        dataset.mask(split, "a", Image.fromarray(wide))
+    resolved = require(audit(dataset.config(), dataset.root))
+    assert resolved.class_ids == (0, 300)
+    assert resolved.classes[1].pixels["train"] == 640
+    assert [int(resolved.lookup[value]) for value in (0, 300, 255, 44)] == [0, 1, 255, 255]
+
+
+def test_arrays_serve_as_masks(dataset) -> None:
+    dataset.splits([0, 1])
+    (dataset.root / "masks/train/a.png").unlink()
+    np.save(dataset.root / "masks/train/a.npy", np.resize(np.array([0, 1], dtype=np.int64), (40, 48)))
     report = audit(dataset.config(), dataset.root)
-    assert report.classes[1].pixels["train"] == 640
-    wide[0, 0] = 256
-    dataset.mask("train", "a", Image.fromarray(wide))
-    assert "values from 0 to 256" in refusal(audit(dataset.config(), dataset.root))
+    assert "1 npy of numbers" in report.statement
+    assert require(report).splits["train"][0].mask == "masks/train/a.npy"
+
+
+def test_black_and_white_masks_are_read_as_0_and_1_where_the_table_has_just_these(dataset, tmp_path: Path) -> None:
+    dataset.table('[classes]\n0 = "ground"\n1 = "building"')
+    data = require(audit(dataset.splits([0, 255]).config(), dataset.root))
+    assert data.reading is Reading.BINARY
+    assert data.classes[1].pixels == {"train": 960, "val": 960, "test": 960}
+    assert set(np.unique(open_cache(data, "train", tmp_path / "cache").item(0)[..., 3])) == {0, 1}
 
 
 def test_an_image_that_becomes_too_small_is_refused_with_its_size(dataset) -> None:
@@ -289,7 +257,10 @@ def test_an_absurdly_large_header_is_an_error_of_its_file(dataset) -> None:
 def test_an_image_in_two_splits_is_told(dataset) -> None:
     dataset.splits([0, 1])
     train = {"images": "images/train", "masks": "masks/train"}
-    assert "1 images are in train and in val" in warned(audit(dataset.config(val=train), dataset.root))
+    report = audit(dataset.config(val=train), dataset.root)
+    assert "1 of 1 images of val is, byte for byte, in train as well" in warned(report)
+    assert report.leaked["val"] == 1
+    assert require(report).leaked["val"] == 1
 
 
 def test_progress_counts_every_pair_of_every_split(dataset) -> None:
@@ -301,6 +272,55 @@ def test_progress_counts_every_pair_of_every_split(dataset) -> None:
 def test_the_root_is_relative_to_the_base(dataset) -> None:
     config = dataset.splits([0, 1]).config(root="data")
     assert require(audit(config, dataset.root.parent)).root == dataset.root
+
+
+# --- what is proposed
+
+
+def test_merged_ids_train_as_one_class_with_all_their_pixels(dataset, tmp_path: Path) -> None:
+    report = audit(dataset.splits([0, 1, 2, 9]).config(merge={1: [1, 2, 9]}, ignore=[]), dataset.root)
+    data = require(report)
+    assert data.class_ids == (0, 1)
+    assert data.classes[1].ids == (1, 2, 9)
+    assert data.classes[1].pixels == {"train": 1440, "val": 1440, "test": 1440}
+    assert [(entry.id, entry.used, entry.joined_into) for entry in report.classes[:3]] == [
+        (0, True, None),
+        (1, True, None),
+        (2, True, 1),
+    ]
+    assert "joined into 1" in shown(report)
+    assert "ignored" not in warned(report)
+    assert np.bincount(open_cache(data, "train", tmp_path / "cache").item(0)[..., 3].ravel()).tolist() == [480, 1440]
+
+
+def test_what_is_ignored_on_purpose_is_not_warned_of_but_counted(dataset) -> None:
+    report = audit(dataset.splits([0, 1, 2, 9]).config(ignore=[2, 9]), dataset.root)
+    assert require(report).class_ids == (0, 1)
+    assert "[2" not in warned(report)
+    assert report.ignored_share["train"] == 0.5
+
+
+def test_the_median_frequency_counts_a_class_over_the_images_that_hold_it(dataset) -> None:
+    """Class 3 is half of the one image that holds it, among three of which the other two are half ignored."""
+    dataset.splits([0, 1])
+    dataset.pair("train", "b", [0, 3])
+    dataset.pair("train", "c", [0, 255])
+    report = audit(dataset.config(), dataset.root)
+    data = require(report)
+    assert [entry.pixels["train"] for entry in data.classes] == [2880, 960, 960]
+    assert [entry.seen["train"] for entry in data.classes] == [4800, 1920, 1920]
+    assert report.proposed_use == (0, 1, 3)
+    assert report.class_weights["median-frequency"] == pytest.approx((5 / 6, 1.0, 1.0))
+    assert report.class_weights["inverse"] == pytest.approx((3 / 7, 9 / 7, 9 / 7))
+    assert [entry.weight for entry in report.classes if entry.used] == list(report.class_weights["median-frequency"])
+    assert "0.83" in shown(report)
+
+
+def test_the_limit_of_the_weights_is_the_callers(dataset) -> None:
+    dataset.splits([0, 1])
+    dataset.mask("train", "a", np.resize(np.array([0] * 39 + [1], dtype=np.uint8), (40, 48)))
+    report = audit(dataset.config(), dataset.root, weight_limit=2.0)
+    assert report.class_weights["median-frequency"] == pytest.approx((20 / 39, 2.0))
 
 
 # --- telling
@@ -335,4 +355,4 @@ def test_the_view_fits_80_columns_without_colour_and_takes_names_literally(datas
 
 @given(st.floats(1e-9, 1.0))
 def test_a_share_that_is_not_0_never_reads_as_0(share: float) -> None:
-    assert float(percent(share).split()[0]) == pytest.approx(100 * share, rel=0.06)
+    assert float(as_percent(share).split()[0]) == pytest.approx(100 * share, rel=0.06)

@@ -101,7 +101,19 @@ def test_the_torch_free_part_of_the_room_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    modules = ["classes", "pairs", "rasters", "scan", "audit", "audit_view", "cache", "scenes", "resolved", "config"]
+    modules = [
+        "classes",
+        "pairs",
+        "rasters",
+        "scan",
+        "audit",
+        "audit_view",
+        "cache",
+        "scenes",
+        "resolved",
+        "config",
+        "augment",
+    ]
     code = (
         "import sys; "
         + "; ".join(f"import segwatch.data.{name}" for name in modules)

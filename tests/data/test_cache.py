@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from segwatch.data import cache as cache_module
 from segwatch.data.audit import audit, require
-from segwatch.data.cache import PixelCache, open_cache
-from segwatch.data.rasters import read_image, reduce_mask, scaled_size
+from segwatch.data.cache import PixelCache, open_cache, open_labels
+from segwatch.data.masks import reduce_mask
+from segwatch.data.rasters import read_image, scaled_size
 from segwatch.data.resolved import ResolvedData
 from segwatch.errors import ConfigError
 
@@ -44,9 +45,9 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     real = cache_module.decode_pair
 
-    def spy(root, pair, scale, lookup):
+    def spy(root, pair, *settings):
         seen.append(pair.image)
-        return real(root, pair, scale, lookup)
+        return real(root, pair, *settings)
 
     monkeypatch.setattr(cache_module, "decode_pair", spy)
     return seen
@@ -211,6 +212,80 @@ cache.open_cache(ResolvedData.model_validate_json(sys.argv[1]), "train", Path(sy
     cache = open_cache(data, "train", tmp_path / "cache")
     assert len(seen) == 3
     assert same(cache, open_cache(data, "train", tmp_path / "whole"))
+
+
+# --- labels at full size
+
+
+def test_labels_are_the_training_indices_of_the_whole_mask(data: ResolvedData, tmp_path: Path) -> None:
+    labels = open_labels(data, "train", tmp_path / "cache")
+    assert len(labels) == 6
+    for index, pair in enumerate(labels.pairs):
+        with Image.open(data.root / pair.mask) as mask:
+            expected = data.lookup[np.asarray(mask)]
+        assert labels.size(index) == expected.shape
+        assert labels.item(index).dtype == np.uint8
+        np.testing.assert_array_equal(labels.item(index), expected)
+    assert set(np.unique(labels.item(1))) == {0, 1, 255}
+    assert not labels.item(1).flags.writeable
+
+
+def test_labels_reduced_are_those_of_the_scaled_cache(data: ResolvedData, tmp_path: Path) -> None:
+    labels, cache = (opened(data, "train", tmp_path / "cache") for opened in (open_labels, open_cache))
+    for index in range(len(cache)):
+        reduced = reduce_mask(labels.item(index), *cache.size(index))
+        np.testing.assert_array_equal(reduced, cache.item(index)[..., 3])
+
+
+def test_labels_have_their_own_directory_which_another_scale_shares(data, tmp_path: Path, monkeypatch) -> None:
+    open_cache(data, "train", tmp_path / "cache")
+    open_labels(data, "train", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    monkeypatch.setattr(cache_module, "decode_labels", None)
+    rescaled = data.model_copy(update={"scale": 0.25})
+    assert open_labels(rescaled, "train", tmp_path / "cache").size(0) == (70, 90)
+    monkeypatch.undo()
+    open_labels(data.model_copy(update={"classes": data.classes[:1]}), "train", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_mask_that_changed_is_read_again_and_an_image_that_changed_is_not(data, tmp_path: Path, monkeypatch) -> None:
+    open_labels(data, "train", tmp_path / "cache")
+    seen: list[str] = []
+    real = cache_module.decode_labels
+    monkeypatch.setattr(
+        cache_module, "decode_labels", lambda root, pair, *rest: (seen.append(pair.mask), real(root, pair, *rest))[1]
+    )
+    os.utime(data.root / "images/train/b1.jpg", ns=(1, 1))
+    os.utime(data.root / "masks/train/b2.png", ns=(1, 1))
+    open_labels(data, "train", tmp_path / "cache")
+    assert seen == ["masks/train/b2.png"]
+
+
+def test_a_mask_that_cannot_be_read_is_told_and_the_other_labels_are_kept(data, tmp_path: Path) -> None:
+    path = data.root / "masks/train/b1.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60])
+    told: list[tuple[int, int]] = []
+    with pytest.raises(ConfigError, match=r"1 of 6 files(.|\n)*b1\.png"):
+        open_labels(data, "train", tmp_path / "cache")
+    path.write_bytes(whole)
+    open_labels(data, "train", tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
+    assert told == [(6, 6)]
+
+
+def test_a_killed_build_of_labels_is_gone_on_with(data, tmp_path: Path) -> None:
+    whole = open_labels(data, "train", tmp_path / "whole")
+    open_labels(data, "train", tmp_path / "cache")
+    directory = directory_of(tmp_path / "cache")
+    lines = (directory / "index.jsonl").read_bytes().splitlines(keepends=True)
+    (directory / "index.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:15])
+    with (directory / "pixels.bin").open("ab") as file:
+        file.write(b"half a mask")
+    told: list[tuple[int, int]] = []
+    again = open_labels(data, "train", tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(3, 7)]
+    assert all(np.array_equal(again.item(index), whole.item(index)) for index in range(6))
 
 
 # --- rasters

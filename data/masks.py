@@ -1,0 +1,396 @@
+"""Decodes mask files of every format that occurs, or says what is wrong with one. Knows nothing about class tables.
+
+What a pixel means for the whole data set, its `Reading`, is settled in `formats` and handed in. Four steps lead to
+training indices: `read_mask` decodes, `reduce_mask` scales, `mask_values` makes one number of each pixel, and
+`ResolvedData.lookup` turns that into the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ConfigError
+from .config import LAST_ID, NO_LABEL
+from .rasters import LIMIT_PIXELS, STORED_AS, TooLargeError, opened
+from .resolved import TRANSPARENT, Reading, pack
+
+FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
+"""JPEG is opened only to be refused by its name."""
+COLOURS_KEPT = 64
+"""Of a file with more than MANY_COLOURS: the most frequent ones."""
+MANY_COLOURS = 4096
+"""No class table is that long: a file with more colours was smoothed, or is no mask."""
+STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
+"""Pillow spreads 2-bit and 4-bit grey over 0 to 255: an id 3 of 2 bits arrives as 255."""
+AS_IDS = "save the mask as PNG: one value per pixel, the class id, 255 for no label; or the colours of the class table"
+LOSSLESS = "export the masks again as PNG, from the source: what JPEG did to the edges cannot be undone"
+
+
+class MaskFormatError(ConfigError):
+    """A sound file whose pixels mean nothing as they are: the data set wants converting, not this file leaving out."""
+
+
+class Kind(StrEnum):
+    """What a mask file holds, whatever it may mean."""
+
+    IDS = "8-bit grey"
+    WIDE_IDS = "16-bit grey"
+    GREY_ALPHA = "grey with transparency"
+    BITS = "1-bit"
+    PALETTE = "palette"
+    RGB = "RGB"
+    RGBA = "RGBA"
+    ARRAY_IDS = "npy of numbers"
+    ARRAY_COLOURS = "npy of colours"
+
+
+IN_COLOUR = frozenset({Kind.RGB, Kind.RGBA, Kind.ARRAY_COLOURS})
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What one mask file holds, before anybody says what it means."""
+
+    kind: Kind
+    size: tuple[int, int]
+    """(height, width)."""
+    values: dict[int, int] = field(default_factory=dict)
+    """Pixels by value: grey value, number, or index into the palette. Empty for colours."""
+    clear: int = 0
+    """Transparent pixels of grey, which `values` leaves out."""
+    colours: dict[int, int] = field(default_factory=dict)
+    """Pixels by colour, 0xRRGGBB or TRANSPARENT. Empty where there is no colour but grey."""
+    palette: dict[int, int] = field(default_factory=dict)
+    """Index -> colour, of the whole palette, whether an index occurs or not."""
+    distinct: int = 0
+    """How many colours there are; `colours` holds fewer when that is more than MANY_COLOURS."""
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+
+# --- pixels
+
+
+def read_mask(path: Path, reading: Reading = Reading.IDS) -> np.ndarray:
+    """The whole mask at full size: `mask_values` of it are what `ResolvedData.lookup` takes. Raises ConfigError.
+
+    IDS and BINARY: uint8 or uint16 (H, W); a transparent pixel is 255, no label. COLOURS: uint8 (H, W, 3 or 4).
+    Raises MaskFormatError for a file that cannot be read this way.
+    """
+    if path.suffix.lower() == ".npy":
+        return _array_as(_load_array(path), reading, path)
+    with _opened_mask(path) as image:
+        match reading:
+            case Reading.COLOURS:
+                return _as_colours(image, path)
+            case Reading.BINARY:
+                return _binary(_as_colours(image, path) if image.mode == "P" else _as_is(image, path))
+            case Reading.IDS:
+                return _one_channel(_as_is(image, path), path)
+
+
+def reduce_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest neighbour at pixel centres: (H, W, ...) -> (height, width, ...). No value appears that was not there."""
+    rows = _centres(mask.shape[0], height)
+    columns = _centres(mask.shape[1], width)
+    reduced: np.ndarray = mask[rows][:, columns]
+    return reduced
+
+
+def mask_values(mask: np.ndarray) -> np.ndarray:
+    """(H, W) of what `ResolvedData.lookup` takes: ids as they are, colours as uint32 0xRRGGBB or TRANSPARENT."""
+    if mask.ndim == 2:
+        return mask
+    values = mask[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        values <<= 8
+        values |= mask[..., channel]
+    if mask.shape[2] == 4:
+        values[mask[..., 3] == 0] = TRANSPARENT
+    return values
+
+
+def _centres(length: int, target: int) -> np.ndarray:
+    # Whole numbers only: (2i + 1) * length / (2 * target), rounded down, never drifts with the length.
+    return (2 * np.arange(target, dtype=np.int64) + 1) * length // (2 * target)
+
+
+@contextmanager
+def _opened_mask(path: Path) -> Iterator[Image.Image]:
+    """A mask in a mode that says what its pixels are; nothing is decoded yet."""
+    with opened(path, FORMATS) as image:
+        if image.format == "JPEG" or image.info.get("compression") == "jpeg":
+            raise MaskFormatError("a JPEG mask: JPEG is lossy and invents values at edges", where=path, remedy=LOSSLESS)
+        if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"}:
+            raise MaskFormatError(f"pixels of mode {image.mode} are neither ids nor colours", where=path, remedy=AS_IDS)
+        stored = image.info[STORED_AS]
+        if ";16" in stored and not image.mode.startswith("I"):  # Pillow would drop the lower half without a word
+            raise MaskFormatError("colours of 16 bits per channel", where=path, remedy=AS_IDS)
+        if image.format == "TIFF" and image.mode in {"1", "L"} and stored.rstrip("R").endswith("I"):
+            raise MaskFormatError(
+                "a TIFF in which 0 is white: ids would come out turned round", where=path, remedy=AS_IDS
+            )
+        _refuse_pages(image, path)
+        yield image
+
+
+def _refuse_pages(image: Image.Image, path: Path) -> None:
+    """Several pages of one size are several masks; smaller ones are the overviews of a large picture."""
+    if getattr(image, "n_frames", 1) == 1:
+        return
+    size = image.size
+    image.seek(1)
+    twin = image.size == size
+    image.seek(0)
+    if twin:
+        raise MaskFormatError("several pages: nobody can say which one is the mask", where=path, remedy=AS_IDS)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Decoded to its end, with transparency as a channel of its own; a palette stays one."""
+    if image.mode == "PA":
+        return image.convert("RGBA")
+    if "transparency" in image.info and image.mode in {"L", "RGB"}:
+        return image.convert(f"{image.mode}A")
+    image.load()
+    return image
+
+
+def _as_is(image: Image.Image, path: Path) -> np.ndarray:
+    """The numbers of the file: uint8 or uint16 (H, W), uint8 (H, W, 2 to 4); indices of a palette."""
+    step = STEPS_OF_GREY.get(image.info[STORED_AS].rstrip("R"), 1)
+    pixels: np.ndarray = np.asarray(_plain(image))
+    if step > 1:
+        pixels = pixels // np.array([step, 1], np.uint8) if pixels.ndim == 3 else pixels // np.uint8(step)
+    if pixels.dtype != np.uint8:
+        pixels = _narrow(pixels, path)
+    return pixels
+
+
+def _narrow(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """uint8 or uint16 of whole numbers of any width."""
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() <= LAST_ID:
+        raise MaskFormatError(
+            f"values from {pixels.min()} to {pixels.max()}; ids are 0 to {LAST_ID}", where=path, remedy=AS_IDS
+        )
+    narrow = np.dtype(np.uint8) if pixels.dtype.itemsize == 1 else np.dtype(np.uint16)
+    found: np.ndarray = pixels.astype(narrow, copy=False)
+    return found
+
+
+def _as_colours(image: Image.Image, path: Path) -> np.ndarray:
+    """uint8 (H, W, 3 or 4); grey counts as a colour."""
+    if image.mode.startswith("I"):
+        raise MaskFormatError("numbers of 16 bits or more, no colours", where=path, remedy='set mask_format = "ids"')
+    clear = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
+    wanted = "RGBA" if clear else "RGB"
+    return np.asarray(image if image.mode == wanted else image.convert(wanted))
+
+
+def _binary(mask: np.ndarray) -> np.ndarray:
+    """uint8 (H, W): 1 for whatever is not black, 255 for transparent pixels."""
+    held: np.ndarray = mask != 0
+    if held.ndim == 2:
+        return held.astype(np.uint8, copy=False)
+    channels = mask.shape[2] - (mask.shape[2] in (2, 4))
+    bright: np.ndarray = np.any(held[..., :channels], axis=2)
+    return _without_label(bright.astype(np.uint8, copy=False), mask)
+
+
+def _one_channel(mask: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W) of a mask that says each value once, or three times over."""
+    if mask.ndim == 2:
+        return mask
+    if mask.shape[2] > 2 and not (
+        np.array_equal(mask[..., 0], mask[..., 1]) and np.array_equal(mask[..., 0], mask[..., 2])
+    ):
+        raise MaskFormatError(
+            "holds colours, no ids", where=path, remedy='set mask_format = "colours", with a class table of colours'
+        )
+    return _without_label(mask[..., 0].copy(), mask)
+
+
+def _without_label(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.shape[2] in (2, 4):
+        values[mask[..., -1] == 0] = NO_LABEL
+    return values
+
+
+# --- .npy
+
+
+def _load_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, never unpickled, refused by its header before its pixels are read."""
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.memmap):
+            raise ValueError("an archive of arrays")  # noqa: TRY004 - becomes a ConfigError below, as all that is no array
+        _check_array(mapped, path)
+        return np.array(mapped)
+    except FileNotFoundError as error:
+        raise ConfigError("the file is not there", where=path, remedy="restore it, or leave its pair out") from error
+    except (OSError, ValueError, OverflowError, EOFError) as error:
+        raise ConfigError(
+            f"no array that can be read: {error}",
+            where=path,
+            remedy='write it with numpy.save, as whole numbers; or set data.on_bad_file = "skip"',
+        ) from error
+
+
+def _check_array(array: np.ndarray, path: Path) -> None:
+    shape = "x".join(map(str, array.shape))
+    ids = array.ndim == 2 and array.dtype.kind in "biu"
+    colours = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not ids and not colours:
+        raise MaskFormatError(
+            f"an array of {array.dtype}, {shape}",
+            where=path,
+            remedy="save (height, width) whole numbers, or (height, width, 3 or 4) colours of uint8",
+        )
+    if array.shape[0] * array.shape[1] > LIMIT_PIXELS:
+        raise TooLargeError(f"more than {LIMIT_PIXELS} pixels ({shape})", where=path, remedy="cut it into tiles")
+    if not array.size:
+        raise ConfigError("an array without a pixel", where=path, remedy="write the mask again")
+
+
+def _array_as(array: np.ndarray, reading: Reading, path: Path) -> np.ndarray:
+    mask = _narrow(array, path) if array.dtype != np.uint8 else array
+    match reading:
+        case Reading.COLOURS:
+            if mask.ndim == 3:
+                return mask
+            if mask.max() > 255:
+                raise MaskFormatError("numbers above 255, no colours", where=path, remedy='set mask_format = "ids"')
+            return np.repeat(mask.astype(np.uint8, copy=False)[..., None], 3, axis=2)
+        case Reading.BINARY:
+            return _binary(mask)
+        case Reading.IDS:
+            return _one_channel(mask, path)
+
+
+# --- facts
+
+
+def describe_mask(path: Path, keep: Collection[int] = ()) -> MaskFacts:
+    """What the file holds, decoded to its end. Raises ConfigError.
+
+    Of a file with very many colours the most frequent ones are told, and those in `keep`.
+    """
+    if path.suffix.lower() == ".npy":
+        array = _load_array(path)
+        if array.ndim == 3:
+            return _facts_of_colours(Kind.ARRAY_COLOURS, _size(array), _count_many(array), keep)
+        ids = array if array.dtype == np.uint8 else _narrow(array, path)
+        return MaskFacts(Kind.ARRAY_IDS, _size(array), values=_counted(ids))
+    with _opened_mask(path) as image:
+        return _facts_of(image, path, keep)
+
+
+def _facts_of(image: Image.Image, path: Path, keep: Collection[int]) -> MaskFacts:
+    """Counted by Pillow where it can: several times as fast as numpy, and other threads run meanwhile."""
+    size = image.height, image.width
+    step = STEPS_OF_GREY.get(image.info[STORED_AS].rstrip("R"), 1)
+    match image.mode:
+        case "P":
+            return _facts_of_palette(image)
+        case "1":
+            image.load()
+            return MaskFacts(Kind.BITS, size, values={int(value > 0): n for value, n in _occurring(image.histogram())})
+        case "L" if "transparency" not in image.info:
+            image.load()
+            return MaskFacts(Kind.IDS, size, values={value // step: n for value, n in _occurring(image.histogram())})
+        case "L" | "LA":
+            return _facts_of_grey_alpha(_as_is(image, path))
+        case "RGB" | "RGBA" | "PA":
+            plain = _plain(image)
+            few = plain.getcolors(MANY_COLOURS)
+            counts = _count_many(np.asarray(plain)) if few is None else _merged(few)
+            return _facts_of_colours(Kind.RGB if plain.mode == "RGB" else Kind.RGBA, size, counts, keep)
+        case _:
+            return MaskFacts(Kind.WIDE_IDS, size, values=_counted(_as_is(image, path)))
+
+
+def _facts_of_grey_alpha(pixels: np.ndarray) -> MaskFacts:
+    seen = pixels[pixels[..., 1] != 0][:, :1]
+    clear = pixels.shape[0] * pixels.shape[1] - len(seen)
+    return MaskFacts(Kind.GREY_ALPHA, _size(pixels), values=_counted(seen) if len(seen) else {}, clear=clear)
+
+
+def _occurring(histogram: list[int]) -> list[tuple[int, int]]:
+    return [(value, count) for value, count in enumerate(histogram) if count]
+
+
+def _counted(values: np.ndarray) -> dict[int, int]:
+    """Pixels by value, of uint8 or uint16."""
+    if values.dtype == np.uint8:
+        return dict(_occurring(Image.fromarray(values).histogram()))
+    found = np.bincount(values.ravel())
+    return {int(value): int(found[value]) for value in np.flatnonzero(found)}
+
+
+def _facts_of_palette(image: Image.Image) -> MaskFacts:
+    image.load()
+    counts = dict(_occurring(image.histogram()))
+    palette = _palette_of(image)
+    by_colour: dict[int, int] = {}
+    for index, count in counts.items():
+        by_colour[palette[index]] = by_colour.get(palette[index], 0) + count
+    return MaskFacts(
+        Kind.PALETTE,
+        (image.height, image.width),
+        values=counts,
+        colours=by_colour,
+        palette=palette,
+        distinct=len(by_colour),
+    )
+
+
+def _palette_of(image: Image.Image) -> dict[int, int]:
+    """Index -> colour, as `_as_colours` would show it: all indices are painted once and converted."""
+    strip = Image.frombytes("P", (256, 1), bytes(range(256)))
+    palette = image.palette
+    assert palette is not None
+    strip.putpalette(palette.tobytes(), palette.mode)
+    strip.info = dict(image.info)
+    values = mask_values(_as_colours(strip, Path()))
+    return dict(enumerate(values[0].tolist()))
+
+
+def _facts_of_colours(kind: Kind, size: tuple[int, int], counts: dict[int, int], keep: Collection[int]) -> MaskFacts:
+    distinct = len(counts)
+    if distinct > MANY_COLOURS:
+        frequent = sorted(counts, key=lambda colour: (-counts[colour], colour))[:COLOURS_KEPT]
+        counts = {colour: counts[colour] for colour in {*frequent, *(set(keep) & counts.keys())}}
+    return MaskFacts(kind, size, colours=counts, distinct=distinct)
+
+
+def _merged(counts: Iterable[tuple[int, Any]]) -> dict[int, int]:
+    """Pixels by colour of what Pillow counted: (pixels, (red, green, blue) or (red, green, blue, alpha))."""
+    by_colour: dict[int, int] = {}
+    for pixels, (red, green, blue, *alpha) in counts:
+        colour = TRANSPARENT if alpha == [0] else pack((red, green, blue))
+        by_colour[colour] = by_colour.get(colour, 0) + pixels
+    return by_colour
+
+
+def _count_many(pixels: np.ndarray) -> dict[int, int]:
+    """Pixels by colour, however many colours there are, of uint8 (H, W, 3 or 4)."""
+    values = mask_values(pixels).ravel()
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))  # of runs: far fewer than pixels
+    found, run = np.unique(values[starts], return_inverse=True)
+    counts = np.bincount(run, weights=np.diff(np.append(starts, values.size))).astype(np.int64)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _size(pixels: np.ndarray) -> tuple[int, int]:
+    return int(pixels.shape[0]), int(pixels.shape[1])

@@ -1,0 +1,179 @@
+"""Reading every file: each fault of its own kind and by name, by one process per core, and none of them left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from segwatch.data import scan as scan_module
+from segwatch.data.config import SPLITS
+from segwatch.data.rasters import LIMIT_PIXELS
+from segwatch.data.scan import Fault, Scan, scan_splits
+from segwatch.errors import SegwatchError
+
+PROCESSES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: no processes are worth it")
+READ_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from segwatch.data import scan
+from segwatch.data.config import DataConfig
+scan.WORTH_PROCESSES = 1
+
+def wait(done, total):
+    print("reading", flush=True)
+    time.sleep(600)
+
+scan.scan_splits(DataConfig.model_validate_json(sys.argv[2]), Path(sys.argv[1]), progress=wait)
+"""
+
+
+def faults(scan: Scan, split: str = "train") -> dict[Fault, list[str]]:
+    found: dict[Fault, list[str]] = {}
+    for file in scan.splits[split].bad:
+        found.setdefault(file.fault, []).append(file.path)
+    return found
+
+
+def enlarged(path: Path) -> None:
+    """A JPEG header that promises 65535 x 65535 pixels."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+
+
+def test_every_fault_is_found_at_once_and_named(dataset) -> None:
+    dataset.splits([0, 1])
+    images, masks = dataset.root / "images/train", dataset.root / "masks/train"
+    for name in ("cut", "cut_mask", "empty", "turned", "huge", "sizes", "small", "jpeg", "both"):
+        dataset.pair("train", name, [0, 1])
+    for path in (images / "cut.jpg", masks / "cut_mask.png", images / "both.jpg", masks / "both.png"):
+        path.write_bytes(path.read_bytes()[:-30])
+    (images / "empty.jpg").write_bytes(b"")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    with Image.open(images / "turned.jpg") as image:
+        image.load()
+        image.save(images / "turned.jpg", exif=exif)
+    enlarged(images / "huge.jpg")
+    dataset.image("train", "sizes", (41, 48))
+    dataset.pair("train", "small", [0], (20, 48))
+    Image.fromarray(np.zeros((40, 48), dtype=np.uint8)).save(masks / "jpeg.png", "JPEG")
+    dataset.image("train", "alone")
+    dataset.mask("train", "lonely", np.zeros((4, 4), dtype=np.uint8))
+    dataset.image("train", "twice", suffix=".png")
+    dataset.pair("train", "twice", [0])
+    scan = scan_splits(dataset.config(), dataset.root)
+    assert faults(scan) == {
+        Fault.IMAGE_ALONE: ["images/train/alone.jpg"],
+        Fault.MASK_ALONE: ["masks/train/lonely.png"],
+        Fault.AMBIGUOUS: ["images/train/twice.jpg", "images/train/twice.png"],
+        Fault.UNREADABLE: [
+            "images/train/both.jpg",
+            "masks/train/both.png",
+            "images/train/cut.jpg",
+            "masks/train/cut_mask.png",
+        ],
+        Fault.EMPTY: ["images/train/empty.jpg"],
+        Fault.TOO_LARGE: ["images/train/huge.jpg"],
+        Fault.NOT_A_MASK: ["masks/train/jpeg.png"],
+        Fault.SIZES_DIFFER: ["images/train/sizes.jpg"],
+        Fault.TOO_SMALL: ["images/train/small.jpg"],
+        Fault.TURNED: ["images/train/turned.jpg"],
+    }
+    assert all(file.reason and file.remedy for file in scan.splits["train"].bad)
+    assert [pair.image for pair in scan.splits["train"].pairs] == ["images/train/a.jpg"]
+    assert LIMIT_PIXELS < 65535**2
+
+
+def test_what_a_good_pair_holds_comes_with_the_hash_of_its_image(dataset) -> None:
+    dataset.splits([0, 1])
+    dataset.pair("val", "b", [1, 255], (44, 48))
+    (dataset.root / "images/val/b.jpg").write_bytes((dataset.root / "images/train/a.jpg").read_bytes())
+    dataset.image("val", "b", (44, 48))
+    scan = scan_splits(dataset.config(), dataset.root)
+    first, second = scan.splits["val"].read
+    assert first.image_hash == scan.splits["train"].read[0].image_hash
+    assert first.image_hash != second.image_hash
+    assert second.facts.values == {1: 1056, 255: 1056}
+    assert second.facts.size == (44, 48)
+
+
+@PROCESSES
+def test_processes_find_what_threads_find_in_the_same_order(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        dataset.pair("train", f"{number:02}", [number, 255])
+    dataset.pair("val", "a", [0])
+    (dataset.root / "images/train/07.jpg").write_bytes(b"")
+    dataset.pair("test", "a", [0])
+    told: list[tuple[int, int]] = []
+    by_threads = scan_splits(dataset.config(), dataset.root)
+    monkeypatch.setattr(scan_module, "WORTH_PROCESSES", 1)
+    by_processes = scan_splits(dataset.config(), dataset.root, progress=lambda done, total: told.append((done, total)))
+    assert by_processes == by_threads
+    assert [entry.facts.values for entry in by_processes.splits["train"].read][7] == {8: 960, 255: 960}
+    assert told == [(done, 22) for done in range(1, 23)]
+
+
+@PROCESSES
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_audit_that_is_ended_leaves_no_process_behind(dataset, number: signal.Signals) -> None:
+    for index in range(40):
+        dataset.pair("train", f"{index:02}", [0, 1])
+    dataset.splits([0, 1])
+    arguments = [sys.executable, "-c", READ_FOR_EVER, str(dataset.root), dataset.config().model_dump_json()]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        assert parent.stdout.readline() == b"reading\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 3  # the fork server and two readers, at least
+        if number == signal.SIGINT:
+            os.killpg(parent.pid, number)  # as Ctrl-C in a terminal: it reaches all of them
+        else:
+            parent.send_signal(number)
+        parent.wait(timeout=60)
+        told = parent.stderr.read()
+    assert b"ForkServerProcess" not in told  # a reader has nothing to say about a Ctrl-C
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+@PROCESSES
+def test_a_reader_that_is_killed_is_explained(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "WORTH_PROCESSES", 1)
+    for index in range(60):
+        dataset.pair("train", f"{index:02}", [0, 1])
+    dataset.splits([0, 1])
+
+    def kill(done: int, total: int) -> None:
+        readers = [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
+        for reader in readers:
+            reader.kill()
+        psutil.wait_procs(readers, timeout=10)
+
+    with pytest.raises(SegwatchError, match="a process that reads the data was killed"):
+        scan_splits(dataset.config(), dataset.root, progress=kill)
+
+
+def test_a_set_of_splits_that_cannot_be_listed_is_told_by_split(dataset) -> None:
+    dataset.splits([0, 1])
+    scan = scan_splits(dataset.config(val={"images": "nowhere", "masks": "masks/val"}), dataset.root)
+    assert scan.splits["val"].unlisted is not None
+    assert "nowhere" in str(scan.splits["val"].unlisted)
+    assert [len(scan.splits[name].read) for name in SPLITS] == [1, 0, 1]
+
+
+@PROCESSES
+def test_a_reader_leaves_ctrl_c_to_its_parent() -> None:
+    with scan_module._readers(scan_module.WORTH_PROCESSES) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
