@@ -36,6 +36,8 @@ class Architecture(Record):
     base_channels: int
     in_channels: int = 3
     classes: int
+    bilinear: bool = False
+    """Bilinear up-sampling instead of transposed convolutions."""
 
 
 class StoredFile(Record):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from ..data.config import AugmentConfig
 from ..section import Record
 from .config import Amp, LossConfig, ModelConfig, Optimizer
 
@@ -104,6 +105,8 @@ class AttemptSpec(Record):
     recovery_seconds: float
     model: ModelConfig
     loss: LossConfig
+    """With `class_weights` as numbers, one per class, or "none"."""
+    augment: AugmentConfig = AugmentConfig()
     data_lock: str = "run.lock.toml"
     """Where the resolved data stands."""
     cache_dir: Path
@@ -144,6 +147,12 @@ class Started(_Line):
     """Completed optimizer steps at the resume point."""
     steps_per_epoch: int
     epochs: int
+    loss: str = ""
+    """The recipe in words."""
+    class_weights: dict[str, float] = {}
+    """By class, as "id name"; empty where every class counts alike."""
+    augment: str = ""
+    """What is changed at random, in words; empty where nothing is."""
 
 
 class Phase(_Line):

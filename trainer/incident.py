@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..data.augment import describe
 from ..durable import write_atomic, write_json
 from .contract import AttemptSpec
 from .health import Verdict, spoken
@@ -46,6 +47,8 @@ def leave(
     """Write a new incidents/NNN/ and return it. `names` are the images, `recent` the last (step, loss, grad norm).
 
     The random states are those at the time of writing; no step draws from them, so they are the step's own as well.
+    Augmentation draws from (seed, epoch, index) alone, so the batch is to be had again: for each micro-batch,
+    `load_batch(cache, indices, Augmentation.of(AugmentConfig(**augment), seed=seed), epoch=epoch)`.
     """
     directory = _next_directory(spec.run_dir / "incidents")
     batch = {
@@ -54,6 +57,8 @@ def leave(
         "step_in_epoch": facts.step_in_epoch,
         "names": list(names),
         "indices": torch.tensor(facts.indices, dtype=torch.int64),
+        "seed": spec.seed,
+        "augment": spec.augment.model_dump(mode="json"),
         "random": random_states,
     }
     write_atomic(directory / BATCH, lambda file: torch.save(batch, file))
@@ -66,6 +71,8 @@ def leave(
         "epoch": facts.epoch,
         "step_in_epoch": facts.step_in_epoch,
         "images": list(names),
+        "seed": spec.seed,
+        "augmentation": describe(spec.augment),
         "lr": facts.lr,
         "amp": str(spec.amp),
         "amp_scale": spoken(scale),

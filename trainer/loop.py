@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..checkpoints import files
 from ..checkpoints.manifest import Architecture, Manifest, Role
+from ..data.augment import Augmentation, describe
 from ..data.batches import Batch, epoch_order, load_batch
 from ..data.cache import PixelCache, open_cache
 from ..data.resolved import ResolvedData
@@ -106,9 +107,16 @@ def load_pixels(spec: AttemptSpec, data: ResolvedData, journal: Journal, stop: C
 def build_model(spec: AttemptSpec, *, classes: int, device: torch.device) -> UNet:
     """The network as the seed makes it, channels_last; made on the CPU, so that it begins alike on every device."""
     torch.manual_seed(spec.seed)
-    model = UNet(classes=classes, base_channels=spec.model.base_channels).to(device=device)
+    bilinear = spec.model.upsampling == "bilinear"
+    model = UNet(classes=classes, base_channels=spec.model.base_channels, bilinear=bilinear).to(device=device)
     torch.nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def training_sizes(cache: PixelCache, augmentation: Augmentation | None) -> set[tuple[int, int]]:
+    """Every (height, width) with which an image can come into training."""
+    sizes = {cache.size(index) for index in range(len(cache))}
+    return sizes if augmentation is None else {changed for size in sizes for changed in augmentation.sizes(*size)}
 
 
 class Session:
@@ -126,11 +134,17 @@ class Session:
     ) -> None:
         if spec.threads:
             torch.set_num_threads(spec.threads)
-        self.spec, self.cache, self.device, self.journal, self._stop = spec, cache, device, journal, stop
+        self.spec, self.data, self.cache, self.device = spec, data, cache, device
+        self.journal, self._stop = journal, stop
+        self._augmentation = Augmentation.of(spec.augment, seed=spec.seed)
         self._images_per_step = spec.batch_size * spec.accumulate
         self.steps_per_epoch = math.ceil(len(cache) / self._images_per_step)
 
-        architecture = Architecture(base_channels=spec.model.base_channels, classes=len(data.classes))
+        architecture = Architecture(
+            base_channels=spec.model.base_channels,
+            classes=len(data.classes),
+            bilinear=spec.model.upsampling == "bilinear",
+        )
         identity = files.Identity(spec.attempt, data.class_ids, data.class_names, architecture, spec.config_hash)
         self.model = build_model(spec, classes=len(data.classes), device=device)
         self.optimizer = build_optimizer(spec, self.model.parameters())
@@ -142,13 +156,15 @@ class Session:
         match_layouts(self.optimizer)
 
         self._drills = Drills(spec.drills, journal)
-        self._stepper = Stepper(self.model, self.optimizer, self.precision, spec, device, drills=self._drills)
+        self._stepper = Stepper(
+            self.model, self.optimizer, self.precision, spec, device, classes=len(data.classes), drills=self._drills
+        )
         self._saver = Saver(spec.run_dir, identity, journal)
         self._curves = Curves(spec.run_dir / TENSORBOARD, from_step=self.position.step)
         self._teller = Teller(journal, self._curves, device)
         self._watch_health()
         if device.type == "cuda":  # trying out kernels pays only where every batch has one shape
-            torch.backends.cudnn.benchmark = len({cache.size(index) for index in range(len(cache))}) == 1
+            torch.backends.cudnn.benchmark = len(training_sizes(cache, self._augmentation)) == 1
 
     def _watch_health(self) -> None:
         self._health = Health(self.spec.amp, scaler_steps=self.position.scaler_steps)
@@ -179,11 +195,24 @@ class Session:
         self.journal.write(self._started())
         log.info("%d images, %d steps an epoch, on %s", len(self.cache), self.steps_per_epoch, self.device)
         log.info("begins after epoch %d, step %d", self.position.epoch, self.position.step)
+        self._log_recipe()
         if self._stop():
             raise StopAskedError
         if self.spec.resume_from is None and not self._saver.has_initial():
             self._save(Role.INITIAL)
         self.journal.write(Phase(time=self.journal.now(), phase="first-step"))
+
+    def _log_recipe(self) -> None:
+        weights = ", ".join(f"{name} {weight:.4g}" for name, weight in self._class_weights().items())
+        log.info("loss: %s, over the counted pixels", self.spec.loss.recipe)
+        log.info("class weights: %s", weights or "none, every class counts alike")
+        log.info("augmentation: %s", describe(self.spec.augment))
+
+    def _class_weights(self) -> dict[str, float]:
+        given = self.spec.loss.class_weights
+        if isinstance(given, str):
+            return {}
+        return {f"{entry.id} {entry.name}": weight for entry, weight in zip(self.data.classes, given, strict=True)}
 
     def _train_epoch(self) -> None:
         """What is left of the epoch under way, and its checkpoint."""
@@ -222,7 +251,9 @@ class Session:
 
     def _micro_batches(self, indices: list[int]) -> Iterator[Batch]:
         size = self.spec.batch_size
-        return (load_batch(self.cache, indices[at : at + size]) for at in range(0, len(indices), size))
+        portions = (indices[at : at + size] for at in range(0, len(indices), size))
+        epoch = self.position.epoch + 1
+        return (load_batch(self.cache, portion, self._augmentation, epoch=epoch) for portion in portions)
 
     def _state_flag(self, step: int) -> Tensor:
         """float32 (1,): 1 where parameters and BatchNorm buffers are finite, looked at every few steps."""
@@ -332,6 +363,9 @@ class Session:
             step=self.position.step,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.spec.epochs,
+            loss=self.spec.loss.recipe,
+            class_weights=self._class_weights(),
+            augment="" if self._augmentation is None else describe(self.spec.augment),
         )
 
 

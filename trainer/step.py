@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.batches import Batch, to_device
 from .contract import AttemptSpec
 from .drills import Drills
-from .losses import segmentation_loss
+from .losses import SegmentationLoss
 from .optim import Precision, step_unless
 
 
@@ -28,12 +28,13 @@ class Stepper:
         spec: AttemptSpec,
         device: torch.device,
         *,
+        classes: int,
         drills: Drills,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._precision = precision
-        self._loss = spec.loss
+        self._loss = SegmentationLoss(spec.loss, classes=classes, device=device)
         self._clip_grad_norm = spec.clip_grad_norm
         self._device = device
         self._drills = drills
@@ -62,6 +63,6 @@ class Stepper:
         images, masks = to_device(batch, self._device)
         with self._precision.autocast():
             logits = self._model(images)
-        loss = self._drills.on_loss(step, segmentation_loss(logits, masks, self._loss) * share)
+        loss = self._drills.on_loss(step, self._loss(logits, masks) * share)
         self._precision.backward(loss)
         return loss.detach()

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 class DoubleConv(nn.Module):
     """(N, C_in, H, W) -> (N, C_out, H, W): twice 3x3 convolution, BatchNorm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None) -> None:
         super().__init__()
+        mid = out_channels if mid_channels is None else mid_channels
         self.double_conv = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(in_channels, mid, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(mid),
             nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.Conv2d(mid, out_channels, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
@@ -43,12 +44,21 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """(N, C_in, h, w) and the skip (N, C_in / 2, H, W) -> (N, C_out, H, W)."""
+    """(N, C_low, h, w) and the skip (N, C_in / 2, H, W) -> (N, C_out, H, W), C_in channels side by side.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    C_low is C_in where the way up is learnt, C_in / 2 where it is bilinear: that has no weights to halve them with.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bilinear: bool) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
-        self.conv = DoubleConv(in_channels, out_channels)
+        half = in_channels // 2
+        self.up: nn.Module
+        if bilinear:
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.conv = DoubleConv(in_channels, out_channels, half)
+        else:
+            self.up = nn.ConvTranspose2d(in_channels, half, kernel_size=2, stride=2)
+            self.conv = DoubleConv(in_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)
@@ -73,21 +83,22 @@ class OutConv(nn.Module):
 class UNet(nn.Module):
     """Images (N, in_channels, H, W) in [0, 1] -> logits (N, classes, H, W), for any H and W of at least 16.
 
-    With base_channels = 64 and 14 classes it has 31.04 M parameters.
+    With base_channels = 64 and 14 classes it has 31.04 M parameters, 17.26 M where it is bilinear.
     """
 
-    def __init__(self, *, classes: int, base_channels: int = 64, in_channels: int = 3) -> None:
+    def __init__(self, *, classes: int, base_channels: int = 64, in_channels: int = 3, bilinear: bool = False) -> None:
         super().__init__()
         c = base_channels
+        low = 2 if bilinear else 1  # each level hands up half the channels, which a transposed convolution would halve
         self.inc = DoubleConv(in_channels, c)
         self.down1 = Down(c, 2 * c)
         self.down2 = Down(2 * c, 4 * c)
         self.down3 = Down(4 * c, 8 * c)
-        self.down4 = Down(8 * c, 16 * c)
-        self.up1 = Up(16 * c, 8 * c)
-        self.up2 = Up(8 * c, 4 * c)
-        self.up3 = Up(4 * c, 2 * c)
-        self.up4 = Up(2 * c, c)
+        self.down4 = Down(8 * c, 16 * c // low)
+        self.up1 = Up(16 * c, 8 * c // low, bilinear=bilinear)
+        self.up2 = Up(8 * c, 4 * c // low, bilinear=bilinear)
+        self.up3 = Up(4 * c, 2 * c // low, bilinear=bilinear)
+        self.up4 = Up(2 * c, c, bilinear=bilinear)
         self.outc = OutConv(c, classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,12 +11,25 @@ import pytest
 import torch
 from segwatch.checkpoints.files import load_state, load_weights
 from segwatch.checkpoints.manifest import Manifest, read_manifest
+from segwatch.data.augment import Augmentation
+from segwatch.data.batches import Batch, load_batch
+from segwatch.data.cache import open_cache
+from segwatch.data.config import AugmentConfig
+from segwatch.data.resolved import ResolvedData
 from segwatch.durable import read_lines
 from segwatch.trainer import loop
 from segwatch.trainer.__main__ import run
 from segwatch.trainer.contract import JOURNAL_LINE, AttemptSpec, Drill, ExitCode, ExitRecord, JournalLine, attempt_dir
 
 STEPS_PER_EPOCH = 4
+EVERY_CHANGE = {
+    "flip": True,
+    "turn": True,
+    "scale": (0.5, 2.0),
+    "crop": 32,
+    **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.2),
+}
+EVERY_LOSS = {"focal": 1, "lovasz": 1, "tversky": 1, "class_weights": [0.5, 1.0, 2.0]}
 
 
 def never() -> bool:
@@ -111,8 +124,8 @@ def test_every_epoch_visits_every_image_once_and_each_in_its_own_order(make_spec
     visited: list[str] = []
     load_batch = loop.load_batch
 
-    def watched(cache, indices):
-        batch = load_batch(cache, indices)
+    def watched(cache, indices, *changes, **when):
+        batch = load_batch(cache, indices, *changes, **when)
         visited.extend(batch.names)
         return batch
 
@@ -137,8 +150,9 @@ def test_training_again_from_the_same_seed_gives_the_same_bytes(make_spec):
         {"optimizer": "adamw", "batch_size": 1, "accumulate": 2},
         {"optimizer": "rmsprop"},
         {"optimizer": "adamw", "amp": "fp16"},
+        {"optimizer": "adamw", "augment": EVERY_CHANGE, "loss": EVERY_LOSS},
     ],
-    ids=lambda values: "-".join(map(str, values.values())),
+    ids=["sgd-cosine", "accumulated", "rmsprop", "fp16", "augmented"],
 )
 def test_a_run_stopped_inside_an_epoch_and_continued_ends_bit_for_bit_as_one_that_was_not(
     make_spec, monkeypatch, values
@@ -159,6 +173,95 @@ def test_a_run_stopped_inside_an_epoch_and_continued_ends_bit_for_bit_as_one_tha
     one, other = (load_state(*checkpoint(spec, "checkpoint_epoch2")) for spec in (undisturbed, resumed))
     assert_bit_identical(one, other)
     assert lines(undisturbed, "checkpoint")[-1].train_loss == lines(resumed, "checkpoint")[-1].train_loss
+
+
+def seen_batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """Every micro-batch that training loads from now on."""
+    seen: list[Batch] = []
+    load = loop.load_batch
+
+    def watched(*args, **kwargs):
+        seen.append(load(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(loop, "load_batch", watched)
+    return seen
+
+
+def test_augmentation_shows_each_image_otherwise_in_each_epoch_and_alike_in_each_micro_batch_size(
+    make_spec, monkeypatch
+):
+    seen = seen_batches(monkeypatch)
+    whole = make_spec(run="whole", augment=EVERY_CHANGE)
+    halved = make_spec(run="halved", augment=EVERY_CHANGE, batch_size=1, accumulate=2)
+    run_spec(whole)
+    views = {}
+    for number, batch in enumerate(seen):
+        for name, image, mask in zip(batch.names, batch.images, batch.masks, strict=True):
+            views[name, number // STEPS_PER_EPOCH] = (image, mask)
+    names = {name for name, _ in views}
+    assert len(names) == 7
+    assert all(not torch.equal(views[name, 0][0], views[name, 1][0]) for name in names)
+
+    seen.clear()
+    run_spec(halved)
+    for number, batch in enumerate(seen):
+        image, mask = views[batch.names[0], number // 7]
+        assert torch.equal(batch.images[0], image)
+        assert torch.equal(batch.masks[0], mask)
+
+
+def test_the_batch_of_an_incident_can_be_had_again_with_its_augmentation(make_spec, monkeypatch):
+    seen = seen_batches(monkeypatch)
+    spec = make_spec(drills=(Drill.parse("nan-loss@6"),), augment=EVERY_CHANGE)
+    assert run_spec(spec) == ExitCode.UNSTABLE
+    directory = spec.run_dir / lines(spec, "trouble")[0].incident
+    record = torch.load(directory / "batch.pt", weights_only=True)
+    assert json.loads((directory / "worker.json").read_text())["augmentation"].startswith("flips, quarter turns")
+
+    cache = open_cache(ResolvedData.load(spec.run_dir / "run.lock.toml"), "train", spec.cache_dir)
+    augmentation = Augmentation.of(AugmentConfig(**record["augment"]), seed=record["seed"])
+    again = load_batch(cache, record["indices"].tolist(), augmentation, epoch=record["epoch"])
+    culprit = seen[record["step"] - 1]
+    assert list(culprit.names) == record["names"]
+    assert torch.equal(again.images, culprit.images)
+    assert torch.equal(again.masks, culprit.masks)
+    assert torch.equal(again.colour, culprit.colour)
+
+
+def test_loss_weights_and_augmentation_are_told_in_the_journal_and_in_one_line_each_of_the_log(make_spec, caplog):
+    caplog.set_level("INFO")
+    spec = make_spec(epochs=1, augment=EVERY_CHANGE, loss=EVERY_LOSS)
+    run_spec(spec)
+    (started,) = lines(spec, "started")
+    assert started.loss.startswith("1 x cross-entropy + 1 x Dice + 1 x focal (gamma 2) + 1 x Lovász")
+    assert started.class_weights == {"0 dark": 0.5, "1 grey": 1.0, "2 bright": 2.0}
+    assert started.augment.startswith("flips, quarter turns, scale 0.5 to 2, crop 32 x 32")
+    said = [record.getMessage() for record in caplog.records]
+    assert f"loss: {started.loss}, over the counted pixels" in said
+    assert "class weights: 0 dark 0.5, 1 grey 1, 2 bright 2" in said
+    assert f"augmentation: {started.augment}" in said
+
+
+def test_defaults_are_told_as_such(make_spec, caplog):
+    caplog.set_level("INFO")
+    spec = make_spec(epochs=1)
+    run_spec(spec)
+    (started,) = lines(spec, "started")
+    assert (started.loss, started.class_weights, started.augment) == ("1 x cross-entropy + 1 x Dice", {}, "")
+    said = [record.getMessage() for record in caplog.records]
+    assert "class weights: none, every class counts alike" in said
+    assert "augmentation: none" in said
+
+
+def test_one_shape_for_training_is_known_with_turns_and_crops(make_spec):
+    spec = make_spec()
+    cache = open_cache(ResolvedData.load(spec.run_dir / "run.lock.toml"), "train", spec.cache_dir)
+    assert loop.training_sizes(cache, None) == {(48, 40), (32, 48)}
+    turning = Augmentation(AugmentConfig(turn=True), seed=0)
+    assert loop.training_sizes(cache, turning) == {(48, 40), (40, 48), (32, 48), (48, 32)}
+    cropping = Augmentation(AugmentConfig(turn=True, crop=32), seed=0)
+    assert loop.training_sizes(cache, cropping) == {(32, 32)}
 
 
 def test_half_the_micro_batch_and_twice_the_accumulation_keep_steps_order_and_nearly_the_result(make_spec):

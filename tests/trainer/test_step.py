@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from segwatch.data.batches import Batch
-from segwatch.trainer import step as step_module
 from segwatch.trainer.config import LossConfig
 from segwatch.trainer.drills import Drills
 from segwatch.trainer.journal import Journal
@@ -28,12 +28,13 @@ def batch(first: int, count: int) -> Batch:
 @pytest.fixture
 def make_stepper(make_spec, tmp_path):
     def make(**values):
-        spec = make_spec(loss=LossConfig(dice=0), **values)
+        spec = make_spec(**{"loss": LossConfig(dice=0), **values})
         torch.manual_seed(0)
         model = nn.Conv2d(3, 3, 3, padding=1)  # no BatchNorm: how a step is cut must not change its result
         optimizer = build_optimizer(spec, model.parameters())
         journal = Journal(tmp_path / "journal.jsonl")
-        return model, Stepper(model, optimizer, Precision(spec.amp, CPU), spec, CPU, drills=Drills((), journal))
+        precision = Precision(spec.amp, CPU)
+        return model, Stepper(model, optimizer, precision, spec, CPU, classes=3, drills=Drills((), journal))
 
     return make
 
@@ -51,7 +52,7 @@ def test_uneven_micro_batches_weigh_by_their_images(make_stepper):
 def test_a_loss_of_inf_whose_gradients_are_finite_moves_no_weight(make_stepper, monkeypatch, amp):
     model, stepper = make_stepper(amp=amp)
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(step_module, "segmentation_loss", lambda logits, *_: logits.float().mean() + float("inf"))
+    monkeypatch.setattr(stepper, "_loss", lambda logits, _: logits.float().mean() + float("inf"))
     loss, _, skipped, _ = stepper.take(1, [batch(0, 2)], images=2).tolist()
     assert loss == float("inf")
     assert skipped == 1
@@ -64,3 +65,24 @@ def test_gradients_are_clipped_and_their_norm_is_told_from_before(make_stepper):
     clipped = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
     assert clipped == pytest.approx(1e-3, rel=1e-3)
     assert norm > 1e-2
+
+
+@pytest.mark.parametrize("loss", ["focal", "lovasz", "tversky"])
+def test_a_step_learns_from_the_loss_that_the_spec_asks_for(make_stepper, loss):
+    _, default = make_stepper()
+    _, other = make_stepper(loss=LossConfig(**{"cross_entropy": 0, "dice": 0, loss: 1}))
+    losses = [stepper.take(1, [batch(0, 2)], images=2).tolist()[0] for stepper in (default, other)]
+    assert 0 < losses[1] < losses[0]
+
+
+def test_a_class_of_weight_zero_has_no_part_in_a_step(make_stepper):
+    model, stepper = make_stepper(loss=LossConfig(dice=0, class_weights=[1.0, 1.0, 0.0]), optimizer="sgd")
+    first = batch(0, 2)
+    _, norm, skipped, _ = stepper.take(1, [first], images=2).tolist()
+    gradient = model.weight.grad.clone()
+    assert norm > 0
+    assert not skipped
+    ignored = replace(first, masks=torch.where(first.masks == 2, 255, first.masks))
+    plain_model, plain = make_stepper(loss=LossConfig(dice=0), optimizer="sgd")
+    plain.take(1, [ignored], images=2)
+    torch.testing.assert_close(plain_model.weight.grad, gradient)
