@@ -16,11 +16,13 @@ import torch
 from torch import nn
 
 from ..checkpoints.manifest import Architecture
-from ..data.cache import PixelCache, open_cache
+from ..data.cache import LabelCache, PixelCache, open_cache, open_labels
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_text
 from ..errors import ConfigError
-from . import overlays
+from . import overlays, statistics
+from .foreign import read_foreign
+from .judging import Resolution, judge, policy
 from .metrics import Scores, score
 from .reading import Checkpoint, Reason, RefusalError, blueprint, read_checkpoint, refuse_foreign
 from .report import (
@@ -33,13 +35,15 @@ from .report import (
     Scored,
     Verdict,
     Working,
+    per_image_path,
     report_path,
 )
 from .scoring import Tally, tally
+from .windows import Window
 
 SPLITS = ("val", "test")
-NAMED = 3
-"""How many images or tensors a message names before it only counts them."""
+WORST_IMAGES = 10
+"""How many a report names."""
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +64,10 @@ class Evaluator:
         self.device = resolve_device(spec.device)
         self._run_dir = spec.run_dir
         self._batch_size = spec.batch_size
+        self._resolution: Resolution = spec.resolution
+        self._window = Window(spec.window, spec.overlap if spec.window else 0.0)
         self._data = ResolvedData.load(spec.run_dir / spec.data_lock)
-        self._splits = load_splits(self._data, spec.cache_dir, progress)
+        self._splits = load_splits(self._data, spec.cache_dir, progress, resolution=spec.resolution)
         self._shell: _Shell | None = None
         if not answers(self.device):
             raise DeviceLostError(f"{self.device} does not answer")
@@ -86,8 +92,7 @@ class Evaluator:
             raise DeviceLostError(f"{self.device} answers no more")
 
     def _evaluate(self, request: Request) -> Iterator[Answer]:
-        checkpoint = read_checkpoint(self._run_dir, request)
-        refuse_foreign(checkpoint, self._data)
+        checkpoint = self._read(request)
         tries: Sequence[Try] = tries_of(self.device, self._batch_size)
         for name in request.splits:
             if name not in self._splits:
@@ -96,7 +101,7 @@ class Evaluator:
             started = time.perf_counter()
             counted, tries = yield from self._tally(checkpoint, split, tries)
             report = self._report(checkpoint, split, counted, tries[0].device, time.perf_counter() - started)
-            path = write_report(self._run_dir, report)
+            path = write_report(self._run_dir, report, counted.per_image)
             if counted.predictions and report.scores is not None:
                 self._draw(report, report.scores, split.cache, counted)  # before it is told: TensorBoard shows it
             yield Scored(
@@ -105,6 +110,13 @@ class Evaluator:
                 split=name,
                 report=path.relative_to(self._run_dir).as_posix(),
             )
+
+    def _read(self, request: Request) -> Checkpoint:
+        if request.foreign:
+            return read_foreign(request, self._data)
+        checkpoint = read_checkpoint(self._run_dir, request)
+        refuse_foreign(checkpoint, self._data)
+        return checkpoint
 
     def _tally(
         self, checkpoint: Checkpoint, split: Split, tries: Sequence[Try]
@@ -119,6 +131,8 @@ class Evaluator:
                     classes=len(self._data.classes),
                     device=device,
                     batch_size=batch_size,
+                    labels=split.labels,
+                    window=self._window,
                     keep=overlays.chosen(len(split.cache)) if split.name == "test" else (),
                 )
                 return (yield from _working(split, passes)), tries
@@ -144,9 +158,10 @@ class Evaluator:
         self, checkpoint: Checkpoint, split: Split, counted: Tally, device: torch.device, seconds: float
     ) -> EvaluationReport:
         manifest = checkpoint.manifest
-        verdict, message = judge(counted, split.cache, self._data.class_names, checkpoint.nonfinite)
+        verdict, message = judge(counted, self._data.class_names, checkpoint.nonfinite)
         scored = verdict is not Verdict.NOT_FINITE
         scores = score(counted.confusion) if scored else None
+        name = report_path(self._run_dir, manifest.attempt, manifest.epoch, split.name)
         return EvaluationReport(
             attempt=manifest.attempt,
             epoch=manifest.epoch,
@@ -157,7 +172,7 @@ class Evaluator:
             confusion=counted.confusion.tolist() if scored else None,
             class_ids=self._data.class_ids,
             class_names=self._data.class_names,
-            policy=policy(scores, len(self._data.classes), self._data.scale),
+            policy=policy(scores, self._data, split.name, self._resolution, self._window),
             images=counted.images,
             skipped_images=self._data.skipped.get(split.name, 0),
             ignored_pixels=counted.ignored_pixels,
@@ -166,10 +181,18 @@ class Evaluator:
             device=describe(device),
             checkpoint_sha256=manifest.weights.sha256,
             data_fingerprint=split.fingerprint,
-            message=message,
+            message="; ".join(filter(None, (message, *checkpoint.caveats))),
+            resolution=self._resolution,
+            window=self._window.side,
+            overlap=self._window.overlap,
+            miou_interval=statistics.miou_interval(counted.per_image) if scored else None,
+            worst_images=statistics.worst_images(counted.per_image, WORST_IMAGES) if scored else (),
+            per_image_foreground_dice=statistics.per_image_foreground_dice(counted.per_image) if scored else None,
+            per_image=per_image_path(name).name if scored else None,
         )
 
     def _draw(self, report: EvaluationReport, scores: Scores, cache: PixelCache, counted: Tally) -> None:
+        native = ", native" if report.resolution == "native" else ""  # its figures; the picture is scaled all the same
         try:
             overlays.write(
                 overlays.overlay_path(self._run_dir, report.attempt, report.epoch),
@@ -180,7 +203,7 @@ class Evaluator:
                     ],
                     self._data.classes,
                     scores,
-                    title=f"attempt {report.attempt}, epoch {report.epoch}, {report.split}",
+                    title=f"attempt {report.attempt}, epoch {report.epoch}, {report.split}{native}",
                 ),
             )
         except Exception:
@@ -194,6 +217,8 @@ class Split:
 
     name: str
     cache: PixelCache
+    labels: LabelCache | None
+    """The masks at full size, where that is what the logits are compared with."""
     fingerprint: str
 
 
@@ -257,16 +282,26 @@ def describe(device: torch.device) -> str:
 
 
 def load_splits(
-    data: ResolvedData, cache_dir: Path, progress: Callable[[int, int], None] | None = None
+    data: ResolvedData,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    resolution: Resolution = "scaled",
 ) -> dict[str, Split]:
     """Open val and test; `progress` is told (done, total) over both. Raises ConfigError for unreadable files."""
     names = [name for name in SPLITS if name in data.splits]
-    total = sum(len(data.splits[name]) for name in names)
+    passes = 2 if resolution == "native" else 1
+    total = passes * sum(len(data.splits[name]) for name in names)
+    before = 0
     splits: dict[str, Split] = {}
     for name in names:
-        before = sum(len(split.cache) for split in splits.values())
-        told = None if progress is None else _shifted(progress, before, total)
-        splits[name] = Split(name, open_cache(data, name, cache_dir, progress=told), data.fingerprint(name))
+        images = len(data.splits[name])
+        cache = open_cache(data, name, cache_dir, progress=_shifted(progress, before, total))
+        labels = None
+        if resolution == "native":
+            labels = open_labels(data, name, cache_dir, progress=_shifted(progress, before + images, total))
+        splits[name] = Split(name, cache, labels, data.fingerprint(name))
+        before += passes * images
     return splits
 
 
@@ -287,45 +322,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def judge(
-    counted: Tally, cache: PixelCache, class_names: Sequence[str], nonfinite_weights: Sequence[str]
-) -> tuple[Verdict, str]:
-    """The verdict, and what it rests on in words.
+def write_report(run_dir: Path, report: EvaluationReport, images: statistics.PerImage) -> Path:
+    """One JSON object, a field a line, so that the matrix does not fill the screen. Returns its path.
 
-    A non-finite tensor is enough: an infinite running variance makes its channel 0 and the logits look healthy.
+    The counts of the images come first: a report never names a file that is not there.
     """
-    if counted.nonfinite or nonfinite_weights:
-        facts = []
-        if counted.nonfinite:
-            images = _named([cache.name(index) for index in counted.nonfinite])
-            facts.append(f"the logits of {len(counted.nonfinite)} of {counted.images} images are NaN or Inf: {images}")
-        if nonfinite_weights:
-            facts.append(f"the checkpoint holds NaN or Inf in {_named(nonfinite_weights)}")
-        return Verdict.NOT_FINITE, "; ".join(facts)
-    if not counted.counted_pixels:
-        return Verdict.OK, "every pixel is ignored: there is nothing to score"
-    predicted = counted.confusion.sum(axis=0).nonzero()[0]
-    true = counted.confusion.sum(axis=1).nonzero()[0]
-    if len(predicted) == 1 and len(true) >= 2:
-        name = class_names[predicted[0]]
-        return Verdict.SINGLE_CLASS, f"{name!r} is predicted everywhere; the truth has {len(true)} classes"
-    return Verdict.OK, ""
-
-
-def policy(scores: Scores | None, classes: int, scale: float) -> str:
-    """What the means are means of, for whoever compares them with another's."""
-    mean = (
-        f"mean over the {scores.classes_averaged} classes with truth or prediction, of the {classes} in use"
-        if scores is not None
-        else f"no score over the {classes} classes in use"
-    )
-    return f"{mean}; scaled to {scale:g}; id 255 and unused ids ignored"
-
-
-def write_report(run_dir: Path, report: EvaluationReport) -> Path:
-    """One JSON object, a field a line, so that the matrix does not fill the screen. Returns its path."""
     path = report_path(run_dir, report.attempt, report.epoch, report.split)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if report.per_image is not None:
+        statistics.write_per_image(path.parent / report.per_image, images)
     fields = report.model_dump(mode="json")
     write_text(path, "{\n" + ",\n".join(f" {dumps(name)}: {dumps(value)}" for name, value in fields.items()) + "\n}\n")
     return path
@@ -345,10 +350,5 @@ def _refused(request: Request, reason: Reason, message: str) -> Refused:
     return Refused(attempt=request.attempt, epoch=request.epoch, reason=reason, message=message)
 
 
-def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _: progress(before + done, total)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _shifted(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, _: progress(before + done, total)

@@ -72,7 +72,7 @@ def score(matrix: np.ndarray, *, average: Collection[int] | None = None) -> Scor
         per_class=per_class,
         classes_averaged=len(ious),
     )
-    _assert_laws(scores)
+    assert not broken_law(scores), broken_law(scores)
     return scores
 
 
@@ -151,16 +151,30 @@ def _checked_classes(classes: Collection[int], size: int) -> list[int]:
     return list(classes)
 
 
-def _assert_laws(scores: Scores) -> None:
-    """What holds for figures of one matrix; two figures that break a law do not come from the same one.
+def broken_law(scores: Scores) -> str:
+    """In words, which law of figures from one matrix these break; empty where they hold all.
 
     Dice = 2 IoU / (1 + IoU) is concave and at least IoU, so that Jensen's inequality bounds the means from both sides.
+    FWIoU weighs by the truth what pixel accuracy weighs alike, and IoU <= recall for each class; a class that is only
+    predicted has the IoU 0 and no recall. Figures that break a law come from two definitions, or from two runs.
     """
-    miou, dice = scores.miou, scores.mean_dice
-    if miou is not None:
-        assert dice is not None
-        assert miou - TOLERANCE <= dice <= 2 * miou / (1 + miou) + TOLERANCE
-        assert scores.mean_accuracy is None or miou <= scores.mean_accuracy + TOLERANCE
-    if scores.fwiou is not None:
-        assert scores.pixel_accuracy is not None
-        assert scores.fwiou <= scores.pixel_accuracy + TOLERANCE
+    miou, dice, accuracy = scores.miou, scores.mean_dice, scores.mean_accuracy
+    if (miou is None) != (dice is None):
+        return f"mIoU {_percent(miou)} beside mean Dice {_percent(dice)}: both are means over the same classes"
+    if miou is not None and dice is not None:
+        highest = 2 * miou / (1 + miou)
+        if not miou - TOLERANCE <= dice <= highest + TOLERANCE:
+            between = f"lies between {_percent(miou)} and {_percent(highest)}"
+            return f"mean Dice {_percent(dice)} beside mIoU {_percent(miou)}: from one matrix it {between}"
+        if accuracy is not None and not miou <= accuracy + TOLERANCE:
+            return f"mIoU {_percent(miou)} beside mean accuracy {_percent(accuracy)}: from one matrix it is no larger"
+    fwiou, correct = scores.fwiou, scores.pixel_accuracy
+    if (fwiou is None) != (correct is None):
+        return f"FWIoU {_percent(fwiou)} beside pixel accuracy {_percent(correct)}: both are over the same pixels"
+    if fwiou is not None and correct is not None and not fwiou <= correct + TOLERANCE:
+        return f"FWIoU {_percent(fwiou)} beside pixel accuracy {_percent(correct)}: from one matrix it is no larger"
+    return ""
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -31,6 +31,8 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     nonfinite: tuple[str, ...]
     """The parameters and buffers that hold a NaN or an Inf."""
+    caveats: tuple[str, ...] = ()
+    """What a score of it rests on without proof, in words: for the report's message."""
 
 
 class RefusalError(Exception):
@@ -93,6 +95,7 @@ def blueprint(architecture: Architecture) -> UNet:
             classes=architecture.classes,
             base_channels=architecture.base_channels,
             in_channels=architecture.in_channels,
+            bilinear=architecture.bilinear,
         )
 
 

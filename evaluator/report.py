@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from ..section import Record
-from .metrics import Scores
+from .metrics import Scores, broken_law
 
 
 class Verdict(StrEnum):
@@ -36,6 +36,9 @@ class EvaluatorSpec(Record):
     device: str
     batch_size: int
     threads: int
+    resolution: Literal["scaled", "native"] = "scaled"
+    window: int = 0
+    overlap: float = 0.25
 
 
 class Request(Record):
@@ -48,6 +51,25 @@ class Request(Record):
     sha256: str
     """Of the weights, as the daemon knows it: a file that has changed since is corrupt."""
     splits: tuple[str, ...]
+    foreign: bool = False
+    """Not a checkpoint of this run: `manifest` names a bare state dict by its absolute path, and `attempt` is 0."""
+
+
+class Interval(Record):
+    """Where a figure would lie had the split held other images of the same kind: percentile bootstrap over images
+    (Efron and Tibshirani, 1993).
+    """
+
+    low: float
+    high: float
+    level: float = 0.95
+    resamples: int
+
+
+class ImageScore(Record):
+    name: str
+    miou: float | None
+    """Over the classes in this image's truth or prediction. Their mean over images is another quantity than `miou`."""
 
 
 class EvaluationReport(Record):
@@ -76,10 +98,36 @@ class EvaluationReport(Record):
     data_fingerprint: str
     message: str = ""
     """What was not finite, or which class is the only one."""
+    resolution: Literal["scaled", "native"] = "scaled"
+    window: int = 0
+    """Side of the sliding window in pixels after scaling; 0 where images went through whole."""
+    overlap: float = 0.0
+    miou_interval: Interval | None = None
+    """Of `scores.miou`; `None` with fewer than two images."""
+    worst_images: tuple[ImageScore, ...] = ()
+    """Worst first."""
+    per_image_foreground_dice: float | None = None
+    """What common UNet code calls "Dice": see docs/metrics.md. Never comparable with `scores.mean_dice`."""
+    per_image: str | None = None
+    """The counts of every image by class, an .npz beside this report: file name."""
+
+    @model_validator(mode="after")
+    def _one_matrix_one_truth(self) -> Self:
+        """No report is written or read whose figures cannot come from its one matrix."""
+        if self.confusion is not None and (total := sum(map(sum, self.confusion))) != self.counted_pixels:
+            raise ValueError(f"the matrix holds {total} pixels, {self.counted_pixels} were counted")
+        if self.scores is not None and (broken := broken_law(self.scores)):
+            raise ValueError(f"{broken}. These figures do not come from one confusion matrix")
+        return self
 
 
 def report_path(run_dir: Path, attempt: int, epoch: int, split: str) -> Path:
     return run_dir / "evaluations" / f"attempt{attempt:03d}_epoch{epoch}_{split}.json"
+
+
+def per_image_path(report: Path) -> Path:
+    """Where the counts of the images stand, beside their report."""
+    return report.with_suffix(".npz")
 
 
 class Ready(Record):

@@ -7,16 +7,18 @@ Knows nothing about checkpoints, reports or what a good score is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.batches import load_batch, to_device
-from ..data.cache import PixelCache
+from ..data.cache import LabelCache, PixelCache
 from ..data.resolved import IGNORE_INDEX
+from .statistics import PerImage
+from .windows import WHOLE, Band, Window, enlarged, logits_of, moved
 
 LANES = 64
 """Copies of the matrix that a GPU counts into: most pixels are of one class, and would queue for one cell."""
@@ -28,13 +30,15 @@ class Tally:
 
     confusion: np.ndarray
     """int64 (C, C), rows = truth."""
+    per_image: PerImage
+    """The same pixels by image, in the order of the split."""
     images: int
     counted_pixels: int
     ignored_pixels: int
     nonfinite: tuple[int, ...]
     """Indices of the images whose logits hold a NaN or an Inf, at counted pixels or at ignored ones."""
     predictions: dict[int, np.ndarray]
-    """uint8 (H, W) training indices, of the images that were asked for."""
+    """uint8 (H, W) training indices at the size of the cached image, of the images that were asked for."""
 
 
 def tally(
@@ -44,29 +48,34 @@ def tally(
     classes: int,
     device: torch.device,
     batch_size: int,
+    labels: LabelCache | None = None,
+    window: Window = WHOLE,
     keep: Collection[int] = (),
 ) -> Generator[int, None, Tally]:
     """Run every image of `cache` through `network`, which is on `device` and in eval mode; return the tally.
 
-    Yields how many images are done after each batch (on a GPU: handed over). `keep` names the images whose
-    predictions are wanted. Raises ValueError for an empty split, and whatever the device raises when its memory ends.
+    With `labels`, the logits are enlarged to the size of each label and compared there; else with the mask in `cache`.
+    `batch_size` images, or windows of one image, make a forward pass. Yields how many images are done after each batch
+    (on a GPU: handed over). `keep` names the images whose predictions are wanted. Raises ValueError for an empty split,
+    and whatever the device raises when its memory ends.
     """
     if not len(cache):
         raise ValueError("a split without images has no score")
-    counter = _Counter(classes, device, frozenset(keep))
+    counter = _Counter(classes, device)
     done = 0
-    for indices in batches_of_one_size([cache.size(index) for index in range(len(cache))], batch_size):
+    for indices in _batches(cache, labels, window, batch_size):
         with torch.inference_mode():  # not around the yield: the mode belongs to the thread, not to this generator
-            images, masks = to_device(load_batch(cache, indices), device)
-            counter.add(indices, network(images).float(), masks)
+            counts = _BatchCounts(indices, classes, device, keep)
+            _count_batch(network, cache, labels, window, counts, at_once=batch_size)
+            counter.add(counts)
         done += len(indices)
         yield done
-    return counter.read()
+    return counter.read(cache)
 
 
-def batches_of_one_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, ...]]:
-    """Indices of images (height, width) in batches that need no padding: a padded border would change the logits."""
-    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+def batches_of_one_size(sizes: Sequence[Hashable], batch_size: int) -> list[tuple[int, ...]]:
+    """Indices of images by size in batches that need no padding: a padded border would change the logits."""
+    by_size: dict[Hashable, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
         by_size[size].append(index)
     return [
@@ -76,44 +85,125 @@ def batches_of_one_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> li
     ]
 
 
-class _Counter:
-    """What was counted so far, all of it on the device."""
+def _batches(
+    cache: PixelCache, labels: LabelCache | None, window: Window, batch_size: int
+) -> Iterator[tuple[int, ...]]:
+    """Images of one size, whose labels are of one size too; one at a time where a window goes over them."""
+    sizes = [(cache.size(index), None if labels is None else labels.size(index)) for index in range(len(cache))]
+    for indices in batches_of_one_size(sizes, batch_size):
+        if window.covers(*cache.size(indices[0])):
+            yield indices
+        else:
+            yield from ((index,) for index in indices)
 
-    def __init__(self, classes: int, device: torch.device, keep: frozenset[int]) -> None:
+
+def _count_batch(
+    network: nn.Module,
+    cache: PixelCache,
+    labels: LabelCache | None,
+    window: Window,
+    counts: _BatchCounts,
+    *,
+    at_once: int,
+) -> None:
+    """Run the images of `counts` through the network and count them, band of rows by band of rows."""
+    batch = load_batch(cache, counts.indices)
+    size = cache.size(counts.indices[0])
+
+    def load(top: int, bottom: int) -> Tensor:
+        rows = replace(batch, images=batch.images[:, :, top:bottom], masks=batch.masks[:, top:bottom])
+        return to_device(rows, counts.device)[0]
+
+    bands = counts.looked_at(logits_of(network, load, size, window, at_once=at_once))
+    truth = batch.masks
+    if labels is not None:
+        truth = torch.from_numpy(np.stack([labels.item(index) for index in counts.indices]))
+        bands = enlarged(bands, size, labels.size(counts.indices[0]))
+    counts.count(bands, moved(truth, counts.device))
+
+
+class _BatchCounts:
+    """What was counted so far over the images of one batch, all of it on the device."""
+
+    def __init__(self, indices: Sequence[int], classes: int, device: torch.device, keep: Collection[int]) -> None:
+        self.indices = indices
+        self.device = device
         self._classes = classes
-        self._keep = keep
         # One row more than there are classes: ignored pixels are counted there, which costs less than leaving them out.
-        self._cells = torch.zeros((classes + 1) * classes, dtype=torch.int64, device=device)
+        self._cells = torch.zeros(len(indices) * (classes + 1) * classes, dtype=torch.int64, device=device)
+        self.counted = torch.zeros((), dtype=torch.int64, device=device)
+        self.finite = torch.ones(len(indices), dtype=torch.bool, device=device)
+        self._kept: dict[int, list[Tensor]] = {index: [] for index in indices if index in keep}
+
+    @property
+    def cells(self) -> Tensor:
+        """int64 (N, C + 1, C): rows = truth, the last one = ignored pixels."""
+        return self._cells.view(len(self.indices), self._classes + 1, self._classes)
+
+    @property
+    def predictions(self) -> dict[int, Tensor]:
+        """uint8 (H, W) of the images to keep."""
+        return {index: torch.cat(bands) for index, bands in self._kept.items()}
+
+    def looked_at(self, bands: Iterable[Band]) -> Iterator[Band]:
+        """Pass on what the network said, with a note of what is not finite and of the predictions to keep."""
+        for top, logits in bands:
+            self.finite &= finite_images(logits)
+            for position, index in enumerate(self.indices):
+                if index in self._kept:
+                    self._kept[index].append(logits[position].argmax(dim=0).to(torch.uint8))
+            yield top, logits
+
+    def count(self, bands: Iterable[Band], truth: Tensor) -> None:
+        """Bands of logits (N, C, rows, W) against uint8 masks (N, H, W)."""
+        image = torch.arange(len(self.indices), device=self.device)[:, None, None] * (self._classes + 1)
+        for top, logits in bands:
+            rows = truth[:, top : top + logits.shape[2]].to(torch.int64)
+            self.counted += (rows != IGNORE_INDEX).sum()
+            cells = rows.clamp_(max=self._classes).add_(image).mul_(self._classes).add_(logits.argmax(dim=1))
+            self._cells += count(cells.flatten(), self._cells.numel())
+
+
+class _Counter:
+    """What was counted so far over a split, all of it on the device."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._classes = classes
+        self._cells = torch.zeros((classes + 1, classes), dtype=torch.int64, device=device)
         self._counted = torch.zeros((), dtype=torch.int64, device=device)
         self._order: list[int] = []
         self._finite: list[Tensor] = []
+        self._per_image: list[Tensor] = []
         self._predictions: dict[int, Tensor] = {}
 
-    def add(self, indices: Sequence[int], logits: Tensor, masks: Tensor) -> None:
-        """Logits (N, C, H, W) and int64 masks (N, H, W) of the images `indices`."""
-        prediction = logits.argmax(dim=1)
-        rows = masks.clamp(max=self._classes)
-        self._cells += count(rows.mul_(self._classes).add_(prediction).flatten(), self._cells.numel())
-        self._counted += (masks != IGNORE_INDEX).sum()
-        self._order.extend(indices)
-        self._finite.append(finite_images(logits))
-        for position, index in enumerate(indices):
-            if index in self._keep:
-                self._predictions[index] = prediction[position].to(torch.uint8)
+    def add(self, batch: _BatchCounts) -> None:
+        cells = batch.cells
+        truth = cells[:, : self._classes]
+        self._cells += cells.sum(dim=0)
+        self._counted += batch.counted
+        self._order.extend(batch.indices)
+        self._finite.append(batch.finite)
+        self._per_image.append(torch.stack([truth.diagonal(dim1=1, dim2=2), truth.sum(dim=2), truth.sum(dim=1)]))
+        self._predictions.update(batch.predictions)
 
-    def read(self) -> Tally:
+    def read(self, cache: PixelCache) -> Tally:
         """The one moment that waits for the device."""
-        cells = self._cells.cpu().numpy().reshape(self._classes + 1, self._classes)
+        cells = self._cells.cpu().numpy()
         confusion, ignored = cells[:-1], int(cells[-1].sum())
         counted = int(self._counted)
-        assert int(confusion.sum()) == counted, "a mask holds a class that the network has not"
-        finite = torch.cat(self._finite).tolist()
+        if int(confusion.sum()) != counted:
+            raise ValueError(f"a mask holds a class beyond the {self._classes} of the network")
+        place = np.argsort(self._order)
+        finite = torch.cat(self._finite).cpu().numpy()[place]
+        intersection, support, predicted = torch.cat(self._per_image, dim=1).cpu().numpy()[:, place]
+        names = tuple(cache.name(index) for index in range(len(cache)))
         return Tally(
             confusion=confusion,
+            per_image=PerImage(names, intersection, support, predicted),
             images=len(self._order),
             counted_pixels=counted,
             ignored_pixels=ignored,
-            nonfinite=tuple(sorted(index for index, good in zip(self._order, finite, strict=True) if not good)),
+            nonfinite=tuple(np.flatnonzero(~finite).tolist()),
             predictions={index: prediction.cpu().numpy() for index, prediction in self._predictions.items()},
         )
 

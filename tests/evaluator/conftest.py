@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from PIL import Image
 from segwatch.checkpoints.files import Identity, commit
 from segwatch.checkpoints.manifest import Architecture, Role
 from segwatch.data.resolved import Pair, ResolvedClass, ResolvedData
+from segwatch.evaluator.evaluate import Evaluator
 from segwatch.evaluator.report import EvaluatorSpec, Request
 from segwatch.trainer.unet import UNet
+
+from .scored import MODES
 
 CLASSES = ((0, "field", (120, 160, 60)), (4, "road", (90, 90, 95)), (7, "roof", (200, 60, 50)))
 UNUSED_ID = 9
@@ -30,10 +34,22 @@ class TinyRun:
     cache_dir: Path
     data: ResolvedData
 
-    def spec(self, *, batch_size: int = 2, device: str = "cpu") -> EvaluatorSpec:
+    def spec(self, *, batch_size: int = 2, device: str = "cpu", **settings: Any) -> EvaluatorSpec:
         return EvaluatorSpec(
-            run_dir=self.directory, cache_dir=self.cache_dir, device=device, batch_size=batch_size, threads=1
+            run_dir=self.directory,
+            cache_dir=self.cache_dir,
+            device=device,
+            batch_size=batch_size,
+            threads=1,
+            **settings,
         )
+
+    def freeze(self, **changes: Any) -> TinyRun:
+        """The same run whose frozen data differs in these fields."""
+        data = self.data.model_copy(update=changes)
+        lock = tomli_w.dumps({"resolved": data.model_dump(mode="json")})
+        (self.directory / "run.lock.toml").write_text(lock)
+        return replace(self, data=data)
 
     def save(
         self,
@@ -115,6 +131,21 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_run(tmp_path: Path, tiny_data: ResolvedData, tiny_cache: Path) -> TinyRun:
-    lock = tomli_w.dumps({"resolved": tiny_data.model_dump(mode="json")})
-    (tmp_path / "run.lock.toml").write_text(lock)
-    return TinyRun(tmp_path, tiny_cache, tiny_data)
+    return TinyRun(tmp_path, tiny_cache, tiny_data).freeze()
+
+
+@pytest.fixture
+def half_run(tiny_run: TinyRun) -> TinyRun:
+    """Images and masks are scaled to half their size."""
+    return tiny_run.freeze(scale=0.5)
+
+
+@pytest.fixture
+def evaluator(tiny_run: TinyRun) -> Evaluator:
+    return Evaluator(tiny_run.spec())
+
+
+@pytest.fixture(params=list(MODES.values()), ids=list(MODES))
+def any_evaluator(request: pytest.FixtureRequest, half_run: TinyRun) -> Evaluator:
+    """At both resolutions, whole and in windows."""
+    return Evaluator(half_run.spec(**request.param))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter
-from segwatch.evaluator.metrics import Scores, confusion, score, select, without_truth
+from segwatch.evaluator.metrics import Scores, broken_law, confusion, score, select, without_truth
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
 
 ALL_IDS = "all ids, mean over classes with a non-empty union (25 included); as published"
 REMOVED = "row and column 25 removed"
@@ -57,6 +60,12 @@ def test_a_class_can_be_ignored_in_the_truth_while_its_predictions_stay_errors(o
     matrix = np.array(oracle["confusion_matrix"])
     named = [index for index in range(26) if index not in oracle["unnamed_ids"]]
     assert_figures(score(without_truth(matrix, [25]), average=named), oracle["expected"][TRUTH_IGNORED])
+
+
+def test_no_policy_of_the_oracle_is_left_out(oracle: dict[str, Any]) -> None:
+    assert set(oracle["expected"]) == {ALL_IDS, REMOVED, TRUTH_IGNORED}
+    assert {name for figures in oracle["expected"].values() for name in figures} == set(FIGURES)
+    assert len(oracle["confusion_matrix"]) == 26
 
 
 def test_figures_of_a_matrix_done_by_hand() -> None:
@@ -178,6 +187,31 @@ def test_the_matrix_equals_counting_pixel_by_pixel(pixels: tuple[np.ndarray, np.
     assert matrix.sum() == (truth != 255).sum()
 
 
+@given(predictions())
+def test_scikit_learn_finds_the_same_figures(pixels: tuple[np.ndarray, np.ndarray, int]) -> None:
+    truth, prediction, classes = pixels
+    truth, prediction = truth[truth != 255], prediction[truth != 255]
+    if not len(truth):
+        return
+    scores = score(confusion(truth, prediction, classes))
+    if classes > 1:  # of a single label it warns
+        sklearns = confusion_matrix(truth, prediction, labels=range(classes))
+        np.testing.assert_array_equal(confusion(truth, prediction, classes), sklearns)
+    occurring = sorted({*truth.tolist(), *prediction.tolist()})
+    assert [index for index, entry in enumerate(scores.per_class) if entry.iou is not None] == occurring
+    assert scores.classes_averaged == len(occurring)
+    settings = {"labels": occurring, "zero_division": 0}
+    for name, figure in (("iou", jaccard_score), ("dice", f1_score)):
+        expected = figure(truth, prediction, average=None, **settings)
+        assert [getattr(scores.per_class[index], name) for index in occurring] == pytest.approx(list(expected))
+    assert scores.miou == pytest.approx(jaccard_score(truth, prediction, average="macro", **settings))
+    assert scores.fwiou == pytest.approx(jaccard_score(truth, prediction, average="weighted", **settings))
+    assert scores.mean_dice == pytest.approx(f1_score(truth, prediction, average="macro", **settings))
+    present = {**settings, "labels": sorted(set(truth.tolist()))}
+    assert scores.mean_accuracy == pytest.approx(recall_score(truth, prediction, average="macro", **present))
+    assert scores.pixel_accuracy == pytest.approx(accuracy_score(truth, prediction))
+
+
 @given(predictions(), st.randoms(use_true_random=False), st.integers(1, 7))
 def test_neither_order_nor_batches_change_the_matrix(
     pixels: tuple[np.ndarray, np.ndarray, int], random: Any, parts: int
@@ -206,6 +240,41 @@ def test_the_sanity_laws_hold_for_every_matrix(matrix: np.ndarray) -> None:
     assert scores.miou <= scores.mean_accuracy + 1e-9
     assert sum(entry.support for entry in scores.per_class) == matrix.sum()
     assert sum(entry.predicted for entry in scores.per_class) == matrix.sum()
+
+
+@given(matrices, st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5)))
+def test_the_laws_hold_for_means_over_some_classes_and_for_ignored_truth(
+    matrix: np.ndarray, averaged: set[int], ignored: set[int]
+) -> None:
+    size = len(matrix)
+    some = [index for index in averaged if index < size]
+    remaining = without_truth(matrix, [index for index in ignored if index < size])
+    assert broken_law(score(matrix, average=some)) == ""
+    assert broken_law(score(remaining, average=some)) == ""
+    assert broken_law(score(select(matrix, some))) == "" if some else True
+
+
+GOOD = score(np.array([[6, 2], [1, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"miou": 0.7273, "mean_dice": 0.3980}, "mean Dice 39.80 % beside mIoU 72.73 %.*between 72.73 % and 84.21 %"),
+        ({"miou": 0.5, "mean_dice": 0.67}, "between 50.00 % and 66.67 %"),
+        ({"miou": 72.73, "mean_dice": 84.0}, "mean Dice"),
+        ({"fwiou": 0.8, "pixel_accuracy": 0.7}, "FWIoU 80.00 % beside pixel accuracy 70.00 %"),
+        ({"mean_accuracy": 0.1}, "beside mean accuracy 10.00 %"),
+        ({"mean_dice": None}, "mean Dice -"),
+        ({"fwiou": None}, "FWIoU -"),
+        ({"mean_dice": float("nan")}, "mean Dice nan"),
+        ({"fwiou": float("nan")}, "FWIoU nan"),
+        ({"mean_accuracy": float("nan")}, "mean accuracy nan"),
+    ],
+)
+def test_figures_that_no_single_matrix_gives_are_named(changes: dict[str, Any], words: str) -> None:
+    assert broken_law(GOOD) == ""
+    assert re.search(words, broken_law(replace(GOOD, **changes)))
 
 
 @given(matrices, st.randoms(use_true_random=False))

@@ -1,0 +1,83 @@
+"""PURE: the verdict on what was counted, and in words what its figures are figures of.
+
+A score without its policy compares with nothing: which classes, at which size, what was left out, and what the network
+may have seen before. Knows nothing about networks, devices or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from ..data.resolved import Reading, ResolvedData
+from .metrics import Scores
+from .report import Verdict
+from .scoring import Tally
+from .windows import Window
+
+NAMED = 3
+"""How many images or tensors a message names before it only counts them."""
+
+Resolution = Literal["scaled", "native"]
+
+
+def judge(counted: Tally, class_names: Sequence[str], nonfinite_weights: Sequence[str]) -> tuple[Verdict, str]:
+    """The verdict, and what it rests on in words.
+
+    A non-finite tensor is enough: an infinite running variance makes its channel 0 and the logits look healthy.
+    """
+    if counted.nonfinite or nonfinite_weights:
+        facts = []
+        if counted.nonfinite:
+            images = _named([counted.per_image.names[index] for index in counted.nonfinite])
+            facts.append(f"the logits of {len(counted.nonfinite)} of {counted.images} images are NaN or Inf: {images}")
+        if nonfinite_weights:
+            facts.append(f"the checkpoint holds NaN or Inf in {_named(nonfinite_weights)}")
+        return Verdict.NOT_FINITE, "; ".join(facts)
+    if not counted.counted_pixels:
+        return Verdict.OK, "every pixel is ignored: there is nothing to score"
+    predicted = counted.confusion.sum(axis=0).nonzero()[0]
+    true = counted.confusion.sum(axis=1).nonzero()[0]
+    if len(predicted) == 1 and len(true) >= 2:
+        name = class_names[predicted[0]]
+        return Verdict.SINGLE_CLASS, f"{name!r} is predicted everywhere; the truth has {len(true)} classes"
+    return Verdict.OK, ""
+
+
+def policy(scores: Scores | None, data: ResolvedData, split: str, resolution: Resolution, window: Window) -> str:
+    """What the means are means of, for whoever compares them with another's."""
+    return "; ".join([_averaged(scores, data), _compared(data, resolution, window), *_left_out(data, split)])
+
+
+def _averaged(scores: Scores | None, data: ResolvedData) -> str:
+    classes = len(data.classes)
+    if scores is None:
+        return f"no score over the {classes} classes in use"
+    return f"mean over the {scores.classes_averaged} classes with truth or prediction, of the {classes} in use"
+
+
+def _compared(data: ResolvedData, resolution: Resolution, window: Window) -> str:
+    if resolution == "native":
+        size = f"native: logits of images scaled to {data.scale:g}, enlarged to the size of each mask"
+    else:
+        size = f"scaled to {data.scale:g}, masks too"
+    if not window.side:
+        return f"{size}; images whole"
+    overlap = f"overlapping by at least {100 * window.overlap:g} %" if window.overlap else "side by side"
+    return f"{size}; larger images in windows of {window.side} x {window.side} px, {overlap}"
+
+
+def _left_out(data: ResolvedData, split: str) -> Iterator[str]:
+    for entry in data.classes:
+        if len(entry.values) > 1:
+            yield f"{entry.name or entry.id} joins the ids {', '.join(map(str, entry.values))}"
+    yield "unused and unknown colours ignored" if data.reading is Reading.COLOURS else "id 255 and unused ids ignored"
+    if skipped := data.skipped.get(split):
+        yield f"{skipped} unusable {'file' if skipped == 1 else 'files'} skipped"
+    if leaked := data.leaked.get(split):
+        yield f"{leaked} of {len(data.splits[split])} images {'is' if leaked == 1 else 'are'} also in train"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
