@@ -14,8 +14,10 @@ TRAIN_MEMORY_MB = "train/memory_mb"
 AMP_SCALE = "train/amp_scale"
 AMP_SKIPPED_STEPS = "train/amp_skipped_steps"
 
-EVALUATION = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice")
-"""Written as `val/<figure>` and `test/<figure>`."""
+EVALUATION = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice", "miou_low", "miou_high")
+"""Written as `val/<figure>` and `test/<figure>`; the last two are the 95 % interval of the first."""
+LAYOUT = "custom_scalars__config__"
+"""What TensorBoard's Custom Scalars page shows: the name is TensorBoard's own."""
 
 INCIDENTS = "incidents"
 ALERTS = "alerts"

@@ -14,14 +14,17 @@ from pathlib import Path
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
 from tensorboard.compat.proto.event_pb2 import SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from .. import tags
 from .alerts import alert_lines, evidence_words
 from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
-from .history import Epoch, History
+from .history import SCORED_SPLITS, Epoch, History
 from .words import sentence
 
 log = logging.getLogger(__name__)
@@ -134,6 +137,7 @@ class Board:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._writer = EventFileWriter(str(self._directory))
             self._purge_from(self._step + 1)
+            self._writer.add_event(BoardEvent(wall_time=time.time(), step=0, summary=_layout()))
         return self._writer
 
 
@@ -145,6 +149,23 @@ def _incident_words(incident: IncidentOpened) -> str:
 def _alert_words(alert: AlertChanged) -> str:
     head, *rest = alert_lines(alert, alert.since)
     return "\n\n".join((f"**{head}**", *(line.strip() for line in rest)))
+
+
+def _layout() -> Summary:
+    """Both splits' mIoU with its interval as a band, on TensorBoard's Custom Scalars page."""
+    bands = [
+        layout_pb2.MarginChartContent.Series(
+            value=tags.evaluation(split, "miou"),
+            lower=tags.evaluation(split, "miou_low"),
+            upper=tags.evaluation(split, "miou_high"),
+        )
+        for split in SCORED_SPLITS
+    ]
+    chart = layout_pb2.Chart(title="mIoU, 95 % over images", margin=layout_pb2.MarginChartContent(series=bands))
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="scores", chart=[chart])])
+    words = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    kind = SummaryMetadata.FromString(metadata.create_summary_metadata().SerializeToString())
+    return Summary(value=[Summary.Value(tag=tags.LAYOUT, metadata=kind, tensor=words)])
 
 
 def _image(tag: str, path: Path) -> Summary:

@@ -111,20 +111,110 @@ def demo(
 @app.command(short_help="Read every mask and image before anything trains.")
 def audit(
     config: Annotated[Path, typer.Argument(metavar="run.toml", help="The configuration whose data is read.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Where audit.md and audit.png go; beside run.toml without it.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Read every mask before anything trains: which classes there are, what is missing, what does not fit."""
-    from ..data.audit import require
+    """Read every mask before anything trains: which classes there are, what is missing, what does not fit.
+
+    The same, with every file and a picture of images beside their masks, is written into audit.md and audit.png.
+    """
     from ..data.audit_view import render
     from .config import load_config
-    from .job import audit_data
+    from .job import audit_data, keep_audit, require_trainable
 
-    report = audit_data(config, load_config(config), _console(stderr=json))
+    settings = load_config(config)
+    report = audit_data(config, settings, _console(stderr=json))
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
         render(report, _console(), errors=False)
-    require(report)
+    keep_audit(report, config.parent if output is None else output, _console(stderr=json))
+    require_trainable(report, settings)
+
+
+@app.command(short_help="Score any checkpoint, any time: a run's gaps, or a foreign directory.")
+def evaluate(
+    run: RunArgument = None,
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="run.toml", help="With --checkpoints: the data to score on.", show_default=False
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            metavar="DIR",
+            help="Score the checkpoint_epochN.pth of a directory that segwatch did not train: plain UNet state dicts.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Where results.csv, .json and .png go; DIR/segwatch-evaluation without it.",
+            show_default=False,
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Score on val and test what has no score yet, and rank all epochs. Trains nothing, and goes on where it stopped.
+
+    Without options it fills the gaps of a run. With --config and --checkpoints it scores a directory of checkpoints
+    that segwatch did not train; they are only read, and nothing in them is executed. Exit code 1: a run still has
+    gaps, or not one checkpoint of the directory could be scored.
+    """
+    if config is None and checkpoints is None:
+        if output is not None:
+            raise typer.BadParameter("a run keeps its scores in its own directory", param_hint="--output")
+        raise typer.Exit(_fill(_run(run, runs_dir), json=json))
+    if config is None or checkpoints is None:
+        missing = "--config" if config is None else "--checkpoints"
+        raise typer.BadParameter("--config and --checkpoints go together", param_hint=missing)
+    if run is not None:
+        raise typer.BadParameter("a run has its own data and checkpoints: leave the options out", param_hint="RUN")
+    raise typer.Exit(_evaluate_directory(config, checkpoints, output, json=json))
+
+
+def _fill(run: RunDir, *, json: bool) -> int:
+    from . import filling
+    from .job import StoppedEarly
+
+    try:
+        filled, history = filling.fill(run, _console(stderr=json))
+    except StoppedEarly as stopped:
+        return stopped.exit_code
+    if json:
+        _print_json(filling.as_json(run, filled))
+    else:
+        filling.say(run, filled, history, _console())
+    return filled.exit_code
+
+
+def _evaluate_directory(config: Path, checkpoints: Path, output: Path | None, *, json: bool) -> int:
+    from . import evaluating, ranking
+    from .job import StoppedEarly
+
+    try:
+        found, code = evaluating.evaluate_directory(config, checkpoints, output=output, console=_console(stderr=json))
+    except StoppedEarly as stopped:
+        return stopped.exit_code
+    if json:
+        _print_json(ranking.as_json(found))
+    return code
 
 
 @app.command(short_help="How a run stands: state, health, progress, best, alerts.")

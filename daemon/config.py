@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from ..checkpoints.config import CheckpointConfig
-from ..data.config import DataConfig
+from ..data.config import LAST_ID, AugmentConfig, DataConfig, split_mistakes
 from ..durable import dumps
 from ..errors import ConfigError
 from ..evaluator.config import EvaluatorConfig
@@ -24,6 +24,17 @@ Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+IDS = f"from 0 to {LAST_ID}"
+IN_WORDS = {
+    "data.use": f'either "named-and-present" or a list of ids {IDS}',
+    "data.merge": f"the ids that become one class, such as {{ 1 = [1, 17] }}; ids are {IDS}",
+    "data.ignore": f'a list of ids {IDS} and of colours such as "#000000"',
+    "loss.class_weights": '"none", "median-frequency", "inverse", or a list of one number per class, 0 or more',
+    "augment.scale": "two numbers from 0.1 to 10, such as [0.8, 1.25]",
+}
+"""What may stand where there are several possibilities; pydantic would complain about each of them."""
+TOML_WORDS = {"valid array": "list", "valid list": "list", "valid tuple": "list", "object": "table"}
+"""TOML's names for what JSON calls otherwise."""
 SYNONYMS = {"learning_rate": "lr", "bs": "batch_size", "mixed_precision": "amp", "clip": "clip_grad_norm"}
 """What other programs call it."""
 
@@ -45,7 +56,8 @@ class WatchConfig(Section):
 
 class AlertsConfig(Section):
     patience: Annotated[int, Field(ge=1)] = 10
-    """Epochs without a gain of `min_delta` in test mIoU that make a stall."""
+    """Epochs without a really better one (by `min_delta` or more, and beyond the noise of the test images) that make a
+    stall, unless the scores still rise."""
     min_delta: Fraction = 0.002
     """The least gain in test mIoU that counts as one."""
     class_definition_miou: Fraction = 0.10
@@ -57,7 +69,8 @@ class AlertsConfig(Section):
     collapse_drop: Fraction = 0.30
     """A fall by this share of the best test mIoU is a collapse."""
     best_gap: Fraction = 0.02
-    """Test mIoU lost by choosing the epoch on val, from which on it is worth saying."""
+    """Test mIoU lost by choosing the epoch on val, from which on it is worth saying; not told where the test images
+    leave it in doubt."""
 
 
 class RecoveryConfig(Section):
@@ -79,6 +92,7 @@ class RecoveryConfig(Section):
 
 class RunConfig(Section):
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -109,7 +123,7 @@ def parse_config(text: bytes, where: Path) -> RunConfig:
         # As JSON, where strict types are told apart and a path may still be written as a string.
         return RunConfig.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
-        mistakes = list(_explain(error))
+        mistakes = list(_explain(error, table))
         plural = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(
             f"{plural}:\n" + "\n".join(f"  {line}" for line in mistakes),
@@ -138,7 +152,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, table: dict[str, Any]) -> Iterator[str]:
     """One line per mistake: the key, what is wrong with it, and the nearest known key for an unknown one."""
     told: set[str] = set()
     for mistake in error.errors(include_url=False):
@@ -147,23 +161,39 @@ def _explain(error: ValidationError) -> Iterator[str]:
         match mistake["type"]:
             case "extra_forbidden":
                 line = f"{key}: unknown key{_nearest(location)}"
-            case "missing":
-                line = f"{key}: missing"
-            case _ if key == "data.use" or key.startswith("data.use."):
-                line = 'data.use: either "named-and-present" or a list of ids from 0 to 254'
             case "value_error":
                 line = f"{key}: {mistake['ctx']['error']}"
+            case _ if (setting := ".".join(key.split(".")[:2])) in IN_WORDS:
+                line = f"{setting}: {IN_WORDS[setting]} (it is {_written(table, setting)!r})"
+            case "missing":
+                line = f"{key}: missing"
             case _:
-                shown = mistake["input"]
-                line = f"{key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]} (it is {shown!r})"
+                line = f"{key}: {_in_toml_words(mistake['msg'])} (it is {mistake['input']!r})"
         if line not in told:
             told.add(line)
             yield line
+    data = table.get("data")
+    if isinstance(data, dict) and not any(line.startswith("data: ") for line in told):
+        # Pydantic looks at the whole of a table only when each of its settings is right.
+        yield from (f"data: {mistake}" for mistake in split_mistakes(data))
+
+
+def _written(table: Any, setting: str) -> Any:
+    """What stands in the file for a setting that is there."""
+    for key in setting.split("."):
+        table = table[key]
+    return table
+
+
+def _in_toml_words(message: str) -> str:
+    for theirs, ours in TOML_WORDS.items():
+        message = message.replace(f"a {theirs}", f"a {ours}").replace(f"an {theirs}", f"a {ours}")
+    return message[0].lower() + message[1:]
 
 
 def _is_union_branch(part: str | int) -> bool:
     """Pydantic adds the branch of a union to the location; it is no key of the file."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "str"})
+    return isinstance(part, str) and ("[" in part or part in {"int", "str"} or part.startswith("constrained-"))
 
 
 def _nearest(location: list[str]) -> str:

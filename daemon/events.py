@@ -161,6 +161,18 @@ class EpochMoved(Record):
     """What is wrong with it, for one that was quarantined."""
 
 
+class Gain(Record):
+    """How a score stands to that of the last epoch that was really better: paired bootstrap over the same images."""
+
+    against_attempt: int
+    against_epoch: int
+    difference: float
+    """mIoU of this epoch minus that one's."""
+    low: float
+    high: float
+    """The 95 % interval of `difference`: an interval that holds 0 is no difference that this split can show."""
+
+
 class ScoreRecorded(Record):
     """One split of one epoch; no figures where the verdict says that there are none."""
 
@@ -176,10 +188,29 @@ class ScoreRecorded(Record):
     mean_accuracy: float | None
     mean_dice: float | None
     class_iou: tuple[float | None, ...] = ()
+    miou_low: float | None = None
+    miou_high: float | None = None
+    """The 95 % interval of `miou` over images."""
+    gain: Gain | None = None
+    """`None` for the first score, and where the counts of the images are not there."""
     images: int
+    skipped_images: int = 0
+    """Left out by `on_bad_file = "skip"`."""
     seconds: float
     checkpoint_sha256: str
     message: str = ""
+
+
+class GapMeasured(Record):
+    """The noise in what choosing by val gives away on test, for one pair of winners: paired bootstrap over images."""
+
+    kind: Literal["gap-measured"] = "gap-measured"
+    by_test: tuple[int, int]
+    """(attempt, epoch)"""
+    by_val: tuple[int, int]
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval; `None` where the counts of the images are not there."""
 
 
 class IncidentOpened(Record):
@@ -252,6 +283,7 @@ Event = Annotated[
     | EpochCommitted
     | EpochMoved
     | ScoreRecorded
+    | GapMeasured
     | IncidentOpened
     | AlertChanged
     | GaveUp

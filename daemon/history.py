@@ -24,6 +24,7 @@ from .events import (
     EpochCommitted,
     EpochMoved,
     Event,
+    GapMeasured,
     GaveUp,
     IncidentOpened,
     RescoreWanted,
@@ -133,12 +134,15 @@ class History:
         """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt."""
         self.incidents: list[Incident] = []
         self.alerts: dict[str, AlertChanged] = {}
-        self.alerts_changed_at: dict[str, float] = {}
+        self.told: dict[str, tuple[float, AlertChanged]] = {}
+        """Of each alert that a person heard of: its last word, and when. One that begins again and goes before it fires
+        takes nothing back."""
         self.not_finite: list[tuple[int, int]] = []
         """Epochs whose logits were not finite."""
         self.latest_scored: Epoch | None = None
         """The standing epoch that was given a test mIoU last."""
         self.best: dict[str, Best] = {}
+        self._gap: GapMeasured | None = None
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
         self.gave_up: GaveUp | None = None
@@ -196,11 +200,14 @@ class History:
                     self._choose_best()
             case ScoreRecorded():
                 self._score(event)
+            case GapMeasured():
+                self._gap = event
             case IncidentOpened():
                 self.incidents.append(Incident(event, moment))
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
-                self.alerts_changed_at[event.fingerprint] = moment
+                if event.state in (AlertState.FIRING, AlertState.RESOLVED):
+                    self.told[event.fingerprint] = moment, event
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():
@@ -233,6 +240,15 @@ class History:
     def scored_lineage(self, split: str = "test") -> list[tuple[Epoch, float]]:
         """The standing epochs with a score on `split`, in numeric order."""
         return [(epoch, miou) for epoch in self.lineage() if (miou := epoch.miou(split)) is not None]
+
+    @property
+    def measured_gap(self) -> GapMeasured | None:
+        """The interval of the gap between the two winners of now; `None` while it was not looked for."""
+        by_test, by_val = self.best.get("test"), self.best.get("val")
+        if self._gap is None or by_test is None or by_val is None:
+            return None
+        measured, wanted = (self._gap.by_test, self._gap.by_val), (by_test.epoch.key, by_val.epoch.key)
+        return self._gap if measured == wanted else None
 
     def not_finite_in(self, attempt: int) -> list[Epoch]:
         """The standing epochs of an attempt that gave NaN or Inf in evaluation."""

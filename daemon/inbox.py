@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -44,3 +45,9 @@ class EvaluatorExited:
 
 Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
 Inbox = SimpleQueue[Message]
+
+
+def hear_signals(inbox: Inbox) -> None:
+    """From here on Ctrl-C and SIGTERM interrupt nothing: they wait in the inbox as messages."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: inbox.put(Interrupted(received)))

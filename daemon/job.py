@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.audit import AuditReport, audit, require
+from ..data.audit_page import write_audit
 from ..data.audit_view import render
-from ..evaluator.report import EvaluatorSpec
+from ..data.resolved import ResolvedData
+from ..errors import ConfigError
 from ..trainer.contract import AttemptSpec, Drill
 from .alerts import AlertLog
 from .board import Board
@@ -27,13 +29,13 @@ from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data
 from .history import History
-from .inbox import Inbox, Interrupted
+from .inbox import Inbox, hear_signals
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
 from .report import print_closing, write_report
 from .results import BestFiles, ResultsFile
 from .rundir import RunDir
-from .scorer import Scorer
+from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
 from .store import Store, read_events
@@ -63,21 +65,22 @@ def run_job(
 
     Raises SegwatchError for a person's mistake.
     """
-    with _signals_raise():
+    with signals_raise():
         config = load_config(source)
         run = RunDir(runs_dir / (name or source.stem))
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry)
-            return _held(
-                run,
-                config,
-                begun,
-                drills=drills,
-                retry=retry,
-                console=console,
-                commands=(worker_command, evaluator_command),
-            )
+            with log_to(run.path / "daemon.log"):
+                return _held(
+                    run,
+                    config,
+                    begun,
+                    drills=drills,
+                    retry=retry,
+                    console=console,
+                    commands=(worker_command, evaluator_command),
+                )
         finally:
             run.release()
             if not run.exists:
@@ -99,8 +102,27 @@ def audit_data(source: Path, config: RunConfig, console: Console) -> AuditReport
         return audit(
             config.data,
             source.resolve().parent,
+            weight_limit=config.loss.class_weight_limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+
+
+def keep_audit(report: AuditReport, directory: Path, console: Console) -> None:
+    """Write audit.md and audit.png, and say where; a directory that cannot be written to stops nothing."""
+    try:
+        written = ", ".join(str(path) for path in write_audit(report, directory))
+        told = f"written: {written}"
+    except (OSError, ConfigError) as error:
+        told = f"audit.md is not written: {error}"
+    with nobody_may_look():
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
+
+
+def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
+    """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
+    data = require(report)
+    config.loss.resolved(data.classes)
+    return data
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,8 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
     report = audit_data(source, config, console)
     with nobody_may_look():
         render(report, console, errors=False)
-    create(run, source, config, require(report))
+    create(run, source, config, require_trainable(report, config))
+    keep_audit(report, run.path, console)
     return Begun(new=True, changes={})
 
 
@@ -135,12 +158,10 @@ def _held(
     commands: tuple[Sequence[str], Sequence[str]],
 ) -> int:
     """The run directory is ours: watch it to its end, and say how it went."""
-    _log_to(run.path / "daemon.log")
     store = Store(run.path)
     history = History.of(store.events())
     screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
-    sinks: list[Sink] = [screen, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    recorder = Recorder(store, history, [*sinks, Board(run.path, history)])
+    recorder = recorder_for(run, store, history, screen)
     try:
         recorder.catch_up()
         _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
@@ -149,6 +170,12 @@ def _held(
         recorder.close()
     _say_how_it_went(run, history, console, code)
     return code
+
+
+def recorder_for(run: RunDir, store: Store, history: History, screen: Sink) -> Recorder:
+    """Everything that is told of a fact: `screen`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
+    sinks: list[Sink] = [screen, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
+    return Recorder(store, history, [*sinks, Board(run.path, history)])
 
 
 def _record_wishes(
@@ -190,17 +217,10 @@ def _watch(
     commands: tuple[Sequence[str], Sequence[str]],
 ) -> int:
     inbox = Inbox()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _frame: inbox.put(Interrupted(received)))
+    hear_signals(inbox)
     worker_command, evaluator_command = commands
     scorer = Scorer(
-        EvaluatorSpec(
-            run_dir=run.path,
-            cache_dir=run.cache_dir,
-            device=config.evaluator.device,
-            batch_size=config.evaluator.batch_size,
-            threads=config.evaluator.threads,
-        ),
+        spec_for(run.path, run.cache_dir, config.evaluator),
         command=evaluator_command,
         inbox=inbox,
         timeout_seconds=config.evaluator.timeout_seconds,
@@ -211,7 +231,7 @@ def _watch(
         config,
         SpecWriter(run, config),
         recorder=recorder,
-        scoring=Scoring(run.path, recorder.history, scorer),
+        scoring=Scoring(run.path, recorder.history, scorer, min_delta=config.alerts.min_delta),
         screen=screen,
         inbox=inbox,
         worker_command=worker_command,
@@ -228,7 +248,9 @@ class SpecWriter:
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self._run = run
         self._config = config
-        self._hash = identity_hash(config, frozen_data(run).class_ids)
+        data = frozen_data(run)
+        self._hash = identity_hash(config, data.class_ids)
+        self._loss = config.loss.resolved(data.classes)
 
     def __call__(self, plan: AttemptPlanned, drills: tuple[Drill, ...]) -> AttemptSpec:
         trainer = self._config.trainer
@@ -251,7 +273,8 @@ class SpecWriter:
             threads=trainer.threads,
             recovery_seconds=trainer.recovery_seconds,
             model=self._config.model,
-            loss=self._config.loss,
+            loss=self._loss,
+            augment=self._config.augment,
             cache_dir=self._run.cache_dir,
             config_hash=self._hash,
             drills=drills,
@@ -274,21 +297,28 @@ def _print_end(run: RunDir, history: History, console: Console) -> None:
         console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
 
 
-def _log_to(path: Path) -> None:
-    """What the daemon itself has to say goes to daemon.log; libraries only when something is wrong."""
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """What the daemon itself has to say goes to this file; libraries only when something is wrong."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    ours = logging.getLogger("segwatch")
-    ours.setLevel(logging.INFO)
-    for logger in (ours, logging.getLogger("apscheduler"), logging.getLogger("watchdog")):
-        logger.handlers = [handler]
-        logger.propagate = False
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
-    logging.getLogger("watchdog").setLevel(logging.WARNING)
+    levels = {"segwatch": logging.INFO, "apscheduler": logging.WARNING, "watchdog": logging.WARNING}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger, level in loggers.items():
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Until there is a loop to tell, a signal ends the program. A lost terminal ends nothing."""
 
     def leave(number: int, _frame: FrameType | None) -> None:

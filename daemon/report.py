@@ -1,9 +1,11 @@
-"""The end of a run: the closing words on the terminal and report.md, from the history alone."""
+"""The end of a run: the closing words on the terminal, report.md and results.png, from its facts and reports."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,7 +15,14 @@ from .alerts import duration, stamp
 from .freezing import frozen_data
 from .history import History
 from .rundir import RunDir
-from .words import percent
+from .words import figure, gain_words, percent
+
+if TYPE_CHECKING:
+    from ..data.resolved import ResolvedData
+    from ..evaluator.report import EvaluationReport
+
+log = logging.getLogger(__name__)
+WORST_COLUMNS = ("image", "its own mIoU")
 
 
 def print_closing(run: RunDir, history: History, console: Console) -> None:
@@ -22,7 +31,7 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
     views.print_epochs(history, console)
     views.print_classes(history, data, console)
     for line in _winners(history):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     happened = views.happened(history)
     console.print("\nwhat happened:")
     for line in happened or ["nothing out of the ordinary"]:
@@ -33,13 +42,14 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
 
 
 def write_report(run: RunDir, history: History) -> None:
-    """report.md: the same for someone who was away."""
-    data = frozen_data(run)
+    """report.md: the same for someone who was away, with results.png when the run is over."""
+    data, best = frozen_data(run), views.winner_report(run, history, "test")
     parts = [
         f"# {run.path.name}",
         _verdict(history),
         "## Best",
         "\n".join(f"- {line}" for line in _winners(history)),
+        _curves(run, history),
         _picture(run, history),
         "## What happened",
         "\n".join(f"- {line}" for line in views.happened(history)) or "Nothing out of the ordinary.",
@@ -47,8 +57,9 @@ def write_report(run: RunDir, history: History) -> None:
         _table(views.EPOCH_COLUMNS, views.epoch_rows(history)),
         "## Classes of the best epoch by test, worst first",
         _table(views.CLASS_COLUMNS, views.class_rows(history, data)),
-        "mIoU is the unweighted mean of TP / (TP + FP + FN) over the classes in truth or prediction, from one "
-        f"confusion matrix over the whole split, at scale {data.scale:g}; ignored pixels count nowhere.",
+        *_images(best),
+        "## What the figures mean",
+        _meaning(best, data),
         "## Where to look",
         "\n".join(f"- {what}: `{where}`" for what, where in _places(run)),
     ]
@@ -73,13 +84,66 @@ def _winners(history: History) -> list[str]:
     for split in ("test", "val"):
         found = history.best.get(split)
         if found is not None:
-            other = found.epoch.miou("test") if split == "val" else None
-            beside = "" if other is None else f" (test mIoU {percent(other)})"
+            score, test = found.epoch.scores[split], found.epoch.scores["test"]
+            beside = f"; test mIoU {figure(test)}" if split == "val" and test.miou is not None else ""
+            beside += f"; {gain_words(score.gain)}" if score.gain is not None else ""
             lines.append(
                 f"best by {split}: epoch {found.epoch.epoch} of attempt {found.epoch.attempt}, {split} mIoU "
-                f"{percent(found.miou)}{beside}: best_{split}.pth"
+                f"{figure(score)}{beside}: best_{split}.pth"
             )
     return [*lines, views.gap_words(history)] if lines else ["no epoch has a score"]
+
+
+def _curves(run: RunDir, history: History) -> str:
+    """results.png, drawn when the run is over: matplotlib takes a second and 50 MB, which no night watch needs."""
+    if not (history.finished or history.gave_up) or not history.best:
+        return ""
+    try:
+        draw_results(run, history)
+    except Exception:  # no fault in plotting costs the report (promise P7)
+        log.exception("results.png could not be drawn")
+        return ""
+    return "![mIoU of every epoch on val and test, with its 95 % interval](results.png)"
+
+
+def draw_results(run: RunDir, history: History) -> None:
+    """The epochs that stand; those of another line would run over the same numbers again."""
+    from .ranking_plot import Point, draw
+
+    standing = history.lineage()
+    points = [
+        Point(epoch.epoch, split, score.miou, score.miou_low, score.miou_high)
+        for epoch in standing
+        for split, score in epoch.scores.items()
+    ]
+    gone = [
+        f"best by {split} is epoch {found.epoch.epoch} of attempt {found.epoch.attempt}, which a roll-back superseded"
+        for split, found in history.best.items()
+        if found.epoch not in standing
+    ]
+    draw(run.path / "results.png", points, title=f"{run.path.name}: every epoch that stands", footnote="; ".join(gone))
+
+
+def _images(report: EvaluationReport | None) -> Sequence[str]:
+    if report is None or not report.worst_images:
+        return ()
+    rows = [(image.name, percent(image.miou)) for image in report.worst_images]
+    return "## Worst test images of the best epoch by test", _table(WORST_COLUMNS, rows)
+
+
+def _meaning(report: EvaluationReport | None, data: ResolvedData) -> str:
+    lines = [
+        "mIoU is the unweighted mean of TP / (TP + FP + FN) over the classes in truth or prediction, from one "
+        f"confusion matrix over the whole split, at scale {data.scale:g}; ignored pixels count nowhere."
+        if report is None
+        else f"What counts: {report.policy}",
+        "The 95 % interval is where the mIoU lies in 95 of 100 draws of as many images from this split. A "
+        "difference whose interval holds 0 is none that these images can show.",
+    ]
+    if report is not None and report.per_image_foreground_dice is not None:
+        dice = percent(report.per_image_foreground_dice)
+        lines.append(f"Per-image foreground Dice of the best epoch by test: {dice} ({views.DICE_WORDS}).")
+    return "\n\n".join(lines)
 
 
 def _picture(run: RunDir, history: History) -> str:
@@ -93,9 +157,11 @@ def _picture(run: RunDir, history: History) -> str:
 
 
 def _places(run: RunDir) -> Sequence[tuple[str, str]]:
+    curves = run.path / "results.png"
     return (
         ("report", str(run.path / "report.md")),
         ("scores", str(run.path / "results.csv")),
+        *([("curves", str(curves))] if curves.exists() else []),
         ("alerts", str(run.path / "alerts.log")),
         ("overlays", str(run.path / "evaluations" / "overlays")),
         ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}"),

@@ -29,7 +29,11 @@ COLUMNS = (
     "seconds",
     "verdict",
     "checkpoint_sha256",
+    "miou_low",
+    "miou_high",
+    "skipped_images",
 )
+"""New ones come last: programs that count columns go on working."""
 
 
 class ResultsFile:

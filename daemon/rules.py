@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..trainer.contract import Cause
 from .events import Evidence, Severity
+from .gains import Scored, gain_over, reference, stalled, still_rises
 from .history import Epoch, History, Incident
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _trends(history: History, config: AlertsConfig) -> Iterator[Alert]:
     yield from _disagreement(history, config)
 
 
-def _level(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
+def _level(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
     latest, _ = scored[-1]
     best = max(miou for _, miou in scored)
     evidence: Evidence = {"epoch": latest.epoch, "best_test_miou": round(best, 4)}
@@ -244,27 +245,51 @@ def _level(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[
         )
 
 
-def _stall(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
-    reference, since = scored[0][1], scored[0][0].epoch
-    for epoch, miou in scored[1:]:
-        if miou > reference + config.min_delta:
-            reference, since = miou, epoch.epoch
-    latest = scored[-1][0].epoch
+def _stall(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
+    found = reference(scored, config.min_delta)
+    assert found is not None
+    latest, since = scored[-1][0].epoch, found[0].epoch
     waited = latest - since
-    if 2 * waited >= config.patience:
-        yield Alert(
-            "miou-stall",
-            "miou-stall",
-            Severity.WARNING,
-            f"test mIoU has not gained {config.min_delta:g} since epoch {since}, {waited} epochs ago",
-            {"epoch": latest, "best_epoch": since, "best_test_miou": round(reference, 4), "patience": config.patience},
-            "None: training goes on.",
-            "A plateau is a fair place to lower lr or to stop; `segwatch best` names the epoch to use.",
-            pending=waited < config.patience,
-        )
+    fires = stalled(scored, config.patience, config.min_delta)
+    if 2 * waited < config.patience or (not fires and still_rises(scored, config.patience, config.min_delta)):
+        return
+    yield Alert(
+        "miou-stall",
+        "miou-stall",
+        Severity.WARNING,
+        *_not_gained(scored, found, config),
+        "None: training goes on.",
+        "A plateau is a fair place to lower lr or to stop; `segwatch best` names the epoch to use.",
+        pending=not fires,
+    )
 
 
-def _collapse(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterator[Alert]:
+def _not_gained(scored: list[Scored], found: Scored, config: AlertsConfig) -> tuple[str, Evidence]:
+    """The words and figures of a stall: the best epoch since the reference, which speaks most against it."""
+    (than, level), latest = found, scored[-1][0].epoch
+    best, miou = max((one for one in scored if one[0].epoch > than.epoch), key=lambda one: one[1])
+    gain, images = gain_over(best, than), best.scores["test"].images
+    words = f"test mIoU has not really gained since epoch {than.epoch}, {latest - than.epoch} epochs ago: at best "
+    words += f"{100 * (miou - level):+.2f} points (epoch {best.epoch})"
+    if gain is not None:
+        words += f", 95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {images} images"
+    if gain is None or gain.low > 0:
+        words += f"; {100 * config.min_delta:g} points would count (alerts.min_delta)"
+    return words, {
+        "epoch": latest,
+        "reference_epoch": than.epoch,
+        "reference_test_miou": round(level, 4),
+        "best_epoch_since": best.epoch,
+        "difference": round(miou - level, 4),
+        "low": None if gain is None else round(gain.low, 4),
+        "high": None if gain is None else round(gain.high, 4),
+        "images": images,
+        "min_delta": config.min_delta,
+        "patience": config.patience,
+    }
+
+
+def _collapse(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
     best_epoch, best = max(scored, key=lambda pair: pair[1])
     floor = (1 - config.collapse_drop) * best
     after = [(epoch, miou) for epoch, miou in scored if epoch.epoch > best_epoch.epoch]
@@ -280,14 +305,33 @@ def _collapse(scored: list[tuple[Epoch, float]], config: AlertsConfig) -> Iterat
             "miou-collapse",
             Severity.CRITICAL,
             f"test mIoU fell from {best:.1%} (epoch {best_epoch.epoch}) to {miou:.1%}",
-            {"epoch": epoch.epoch, "test_miou": round(miou, 4), "best_test_miou": round(best, 4), "epochs_low": low},
+            {
+                "epoch": epoch.epoch,
+                "test_miou": round(miou, 4),
+                "best_test_miou": round(best, 4),
+                "epochs_low": low,
+                **_interval(epoch),
+            },
             "None: training goes on. The best checkpoint is kept, and no roll-back chooses a collapsed epoch.",
             "One low epoch may be noise; if it stays, the learning rate is too high for this phase.",
             pending=low < 2,
         )
 
 
-def _single_class(scored: list[tuple[Epoch, float]]) -> Iterator[Alert]:
+def _interval(epoch: Epoch) -> Evidence:
+    """How sure the fall is, where the images were counted. No condition: to miss a collapse costs more than a look."""
+    gain = epoch.scores["test"].gain
+    if gain is None:
+        return {}
+    return {
+        "reference_epoch": gain.against_epoch,
+        "difference": round(gain.difference, 4),
+        "low": round(gain.low, 4),
+        "high": round(gain.high, 4),
+    }
+
+
+def _single_class(scored: list[Scored]) -> Iterator[Alert]:
     flagged = 0
     for epoch, _ in reversed(scored):
         if epoch.scores["test"].verdict != "single-class":
@@ -311,14 +355,24 @@ def _disagreement(history: History, config: AlertsConfig) -> Iterator[Alert]:
     gap = best_gap(history)
     if gap is None or gap <= config.best_gap or len(history.scored_lineage("test")) < 3:
         return
-    by_test, by_val = history.best["test"], history.best["val"]
+    by_test, by_val, measured = history.best["test"], history.best["val"], history.measured_gap
+    low, high = (None, None) if measured is None else (measured.low, measured.high)
+    if low is not None and low <= 0:
+        return  # over these test images the two winners are the same
     yield Alert(
         "best-disagrees",
         "best-disagrees",
         Severity.INFO,
         f"the best epoch by val ({by_val.epoch.epoch}) is {gap:.4f} mIoU worse on test than the best by test "
         f"({by_test.epoch.epoch})",
-        {"by_test_epoch": by_test.epoch.epoch, "by_val_epoch": by_val.epoch.epoch, "gap": round(gap, 4)},
+        {
+            "by_test_epoch": by_test.epoch.epoch,
+            "by_val_epoch": by_val.epoch.epoch,
+            "gap": round(gap, 4),
+            "low": low and round(low, 4),
+            "high": high and round(high, 4),
+            "images": by_test.epoch.scores["test"].images,
+        },
         "Both are kept: best_test.pth and best_val.pth.",
         "Choosing on the test set is optimistic; a gap this wide says that val is small or unlike test.",
     )

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -29,6 +29,8 @@ class Holder(Record):
     create_time: float
     host: str
     since: float
+    purpose: Literal["watch", "evaluate"] = "watch"
+    """`evaluate` only fills in scores: nothing is watched."""
 
     def alive(self) -> bool | None:
         """Whether that daemon runs; `None` when it runs on another host and cannot be seen from here."""
@@ -56,8 +58,8 @@ class RunDir:
         """Whether a run was begun here: the lock file is what is written last."""
         return (self.path / LOCK).exists()
 
-    def hold(self) -> None:
-        """Take the run for this process. Raises RunHeldError with the pid of the daemon that has it."""
+    def hold(self, purpose: Literal["watch", "evaluate"] = "watch") -> None:
+        """Take the run for this process. Raises RunHeldError with the pid of the one that has it."""
         from filelock import FileLock, Timeout  # only who runs a run needs it; `status` should be quick
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -66,14 +68,17 @@ class RunDir:
             self._lock.acquire()
         except Timeout as error:
             holder = self.holder()
-            who = "another daemon" if holder is None else f"a daemon with pid {holder.pid} on {holder.host}"
+            who = "another process" if holder is None else f"a process with pid {holder.pid} on {holder.host}"
+            scores = holder is not None and holder.purpose == "evaluate"
             raise RunHeldError(
-                f"{who} already watches this run",
+                f"{who} already {'fills in the scores of' if scores else 'watches'} this run",
                 where=self.path,
                 remedy=f"`segwatch status {_shown(self.path)}` shows it; `segwatch stop {_shown(self.path)}` ends it",
             ) from error
         me = myself()
-        holder = Holder(pid=me.pid, create_time=me.create_time, host=socket.gethostname(), since=time.time())
+        holder = Holder(
+            pid=me.pid, create_time=me.create_time, host=socket.gethostname(), since=time.time(), purpose=purpose
+        )
         write_json(self.path / "daemon.json", holder.model_dump())
 
     def release(self) -> None:

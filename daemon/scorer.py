@@ -9,17 +9,35 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
 from ..durable import write_text
+from ..evaluator.config import EvaluatorConfig
 from ..evaluator.report import ANSWER, EvaluatorSpec, Ready, Request, Unable
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox
+from .rundir import LOCK
 
 log = logging.getLogger(__name__)
 RESTART_SECONDS = (0.0, 2.0, 10.0)
 """Waits before an evaluator that died without being ready is started again; after the last it counts as unable."""
+
+
+def spec_for(run_dir: Path, cache_dir: Path, config: EvaluatorConfig, *, data_lock: str = LOCK) -> EvaluatorSpec:
+    """What an evaluator of the run (or of the output) at `run_dir` is started with."""
+    return EvaluatorSpec(
+        run_dir=run_dir,
+        data_lock=data_lock,
+        cache_dir=cache_dir,
+        device=config.device,
+        batch_size=config.batch_size,
+        threads=config.threads,
+        resolution=config.resolution,
+        window=config.window,
+        overlap=config.overlap,
+    )
 
 
 class Scorer:

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_never
 
-from pydantic import ValidationError
-
 from ..checkpoints.manifest import read_manifest
 from ..errors import CorruptCheckpointError
 from ..evaluator.report import (
@@ -27,7 +25,9 @@ from ..evaluator.report import (
     Working,
     report_path,
 )
-from .events import EpochMoved, Event, ScoreRecorded
+from .evaluations import compare, read_report
+from .events import EpochMoved, Event, Gain, GapMeasured, ScoreRecorded
+from .gains import reference
 from .history import SCORED_SPLITS, Epoch, History
 from .inbox import EvaluatorExited, EvaluatorSaid
 from .rollback import quarantine
@@ -40,10 +40,12 @@ TRIES = 2
 class Scoring:
     """The queue of unscored epochs and the evaluator that works on it. Yields facts; the caller records them."""
 
-    def __init__(self, run_dir: Path, history: History, scorer: Scorer) -> None:
+    def __init__(self, run_dir: Path, history: History, scorer: Scorer, *, min_delta: float) -> None:
         self._run_dir = run_dir
         self._history = history
         self._scorer = scorer
+        self._min_delta = min_delta
+        """The least gain in test mIoU that counts as one (`alerts.min_delta`)."""
         self._looked_for: set[tuple[int, int]] = set()
         self._failures: Counter[tuple[int, int]] = Counter()
 
@@ -52,6 +54,7 @@ class Scoring:
         self._scorer.tend()
         for epoch in self._without_evaluator():
             yield from self._known_already(epoch)
+        yield from self._gap()
         if self._scorer.idle and self._history.unscored:
             epoch = min(self._history.unscored.values(), key=lambda epoch: epoch.key)
             self._scorer.ask(
@@ -108,17 +111,53 @@ class Scoring:
         elif epoch.key not in self._looked_for:
             self._looked_for.add(epoch.key)
             for split in _missing(epoch):
-                report = self._report(report_path(self._run_dir, *epoch.key, split))
+                report = read_report(report_path(self._run_dir, *epoch.key, split))
                 if report is not None and self._is_of(report, epoch):
-                    yield _row_of(report)
+                    yield self._row(report, epoch)
 
     def _scored(self, answer: Scored) -> Iterator[Event]:
         epoch = self._history.epochs[answer.attempt, answer.epoch]
-        report = self._report(self._run_dir / answer.report)
+        report = read_report(self._run_dir / answer.report)
         if report is None or not self._is_of(report, epoch):
             yield from self._failed(epoch, f"its report {answer.report} is not readable or of another checkpoint")
         elif answer.split not in epoch.scores:
-            yield _row_of(report)
+            yield self._row(report, epoch)
+
+    def _row(self, report: EvaluationReport, epoch: Epoch) -> ScoreRecorded:
+        compared = report.split == "test" and report.scores is not None
+        return _row_of(report, self._gain(epoch) if compared else None)
+
+    def _gain(self, epoch: Epoch) -> Gain | None:
+        """Over the last epoch before it on the standing line that was really better."""
+        before = [one for one in self._history.scored_lineage("test") if one[0].epoch < epoch.epoch]
+        found = reference(before, self._min_delta)
+        if found is None:
+            return None
+        than = found[0]
+        told = compare(self._run_dir, than, epoch, "test")
+        if told is None:
+            return None
+        return Gain(
+            against_attempt=than.attempt,
+            against_epoch=than.epoch,
+            difference=told.difference,
+            low=told.low,
+            high=told.high,
+        )
+
+    def _gap(self) -> Iterator[Event]:
+        """The noise in what the winner by val gives away on test, once for each pair of winners."""
+        by_test, by_val = self._history.best.get("test"), self._history.best.get("val")
+        if by_test is None or by_val is None or self._history.measured_gap is not None:
+            return
+        if by_test.epoch is not by_val.epoch:
+            told = compare(self._run_dir, by_val.epoch, by_test.epoch, "test")
+            yield GapMeasured(
+                by_test=by_test.epoch.key,
+                by_val=by_val.epoch.key,
+                low=told and told.low,
+                high=told and told.high,
+            )
 
     def _refused(self, answer: Refused) -> Iterator[Event]:
         epoch = self._history.epochs[answer.attempt, answer.epoch]
@@ -153,15 +192,6 @@ class Scoring:
         if self._failures[epoch.key] >= TRIES:
             yield from _rows(epoch, Verdict.FAILED, message)
 
-    def _report(self, path: Path) -> EvaluationReport | None:
-        try:
-            return EvaluationReport.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError:
-            log.warning("%s is not a report", path)
-            return None
-
     @staticmethod
     def _is_of(report: EvaluationReport, epoch: Epoch) -> bool:
         return (report.attempt, report.epoch, report.checkpoint_sha256) == (*epoch.key, epoch.sha256)
@@ -191,8 +221,8 @@ def _rows(epoch: Epoch, verdict: Verdict, message: str) -> Iterator[Event]:
         )
 
 
-def _row_of(report: EvaluationReport) -> ScoreRecorded:
-    scores = report.scores
+def _row_of(report: EvaluationReport, gain: Gain | None) -> ScoreRecorded:
+    scores, interval = report.scores, report.miou_interval
     return ScoreRecorded(
         attempt=report.attempt,
         epoch=report.epoch,
@@ -205,7 +235,11 @@ def _row_of(report: EvaluationReport) -> ScoreRecorded:
         mean_accuracy=scores and scores.mean_accuracy,
         mean_dice=scores and scores.mean_dice,
         class_iou=tuple(entry.iou for entry in scores.per_class) if scores else (),
+        miou_low=interval and interval.low,
+        miou_high=interval and interval.high,
+        gain=gain,
         images=report.images,
+        skipped_images=report.skipped_images,
         seconds=report.seconds,
         checkpoint_sha256=report.checkpoint_sha256,
         message=report.message,

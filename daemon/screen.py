@@ -21,7 +21,7 @@ from .alerts import duration, one_line
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
 from .recording import Fact
-from .words import percent, sentence
+from .words import figure, sentence
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +160,10 @@ class Panel:
         epoch, best = self._history.latest_scored, self._history.best.get("test")
         if epoch is None or best is None:
             return ["test mIoU: none yet"]
-        last = epoch.miou("test")
         waiting = len(self._history.unscored)
         return [
-            f"test mIoU {percent(last)} (epoch {epoch.epoch})",
-            f"best {percent(best.miou)} (epoch {best.epoch.epoch})",
+            f"test mIoU {figure(epoch.scores['test'])}, epoch {epoch.epoch}",
+            f"best {figure(best.epoch.scores['test'])}, epoch {best.epoch.epoch}",
             f"{waiting} to score" if waiting else "",
         ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,22 +12,26 @@ from rich.table import Table
 
 from ..trainer.contract import JOURNAL, Progress, attempt_dir
 from . import process
-from .alerts import TOLD, alert_lines, duration, stamp
+from .alerts import alert_lines, duration, stamp
 from .events import AlertChanged, AlertState, Outcome, Severity
-from .history import Best, History
+from .history import History
 from .journal import tail
 from .rules import best_gap
-from .rundir import RunDir
+from .rundir import Holder, RunDir
 from .store import read_events
-from .words import percent
+from .words import figure, gain_words, interval, percent, points
 
 if TYPE_CHECKING:
     from ..data.resolved import ResolvedData
+    from ..evaluator.report import EvaluationReport
 
 RARE_SHARE = 5e-3
 """Under 0.5 % of the training pixels a low IoU is expected: there is little to learn from."""
-EPOCH_COLUMNS = ("epoch", "attempt", "val mIoU", "test mIoU", "test FWIoU", "pixel acc.", "note")
+EPOCH_COLUMNS = ("epoch", "attempt", "val mIoU", "test mIoU", "95 %", "test FWIoU", "pixel acc.", "note")
 CLASS_COLUMNS = ("class", "train pixels", "test IoU", "note")
+WORST_NAMED = 3
+"""Images that `best` names on the terminal; report.md and --json hold all that the evaluator kept."""
+DICE_WORDS = "what much UNet code prints as Dice, another quantity than mean Dice: docs/metrics.md"
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,15 @@ def look_at(run: RunDir) -> Look:
         run=run,
         history=history,
         progress=next((line for line in reversed(lines) if isinstance(line, Progress)), None),
-        daemon_alive=holder is not None and holder.alive() is not False and history.stopped_because is None,
+        daemon_alive=_is_watched(holder, history),
         worker_alive=spawned is not None and process.Identity(spawned.pid, spawned.create_time).alive(),
     )
+
+
+def _is_watched(holder: Holder | None, history: History) -> bool:
+    """Whether a daemon is there; one on another host is taken at its word."""
+    watches = holder is not None and holder.purpose == "watch" and holder.alive() is not False
+    return watches and history.stopped_because is None
 
 
 # --- status --------------------------------------------------------------------------------------------------------
@@ -85,7 +94,7 @@ def status(look: Look) -> dict[str, Any]:
         "images_per_second": progress and progress.images_per_second,
         "skipped_steps": progress and progress.skipped_steps,
         "unscored": len(history.unscored),
-        "best": best(look)["by_test"],
+        "best": _winner(look, "test"),
         "firing": [alert.code for alert in history.firing()],
     }
 
@@ -136,7 +145,8 @@ def _status_lines(look: Look, figures: dict[str, Any]) -> Iterator[tuple[str, st
         yield "progress", _progress_words(look, figures)
     winner = figures["best"]
     if winner is not None:
-        yield "best by test", f"mIoU {percent(winner['miou'])}, epoch {winner['epoch']}: {winner['path']}"
+        score = look.history.best["test"].epoch.scores["test"]
+        yield "best by test", f"mIoU {figure(score)}, epoch {winner['epoch']}: {winner['path']}"
     if figures["unscored"]:
         yield "to score", f"{figures['unscored']} epochs"
     yield "firing", ", ".join(figures["firing"]) or "nothing"
@@ -157,52 +167,93 @@ def _progress_words(look: Look, figures: dict[str, Any]) -> str:
 
 
 def best(look: Look) -> dict[str, Any]:
-    """`by_test`, `by_val` and the test mIoU that choosing by val gives away."""
+    """`by_test`, `by_val` and the test mIoU that choosing by val gives away, with its interval."""
     history = look.history
+    measured = history.measured_gap
     return {
-        "by_test": _winner(look.run.path, history.best.get("test")),
-        "by_val": _winner(look.run.path, history.best.get("val")),
+        **{f"by_{split}": _winner(look, split, whole=True) for split in ("test", "val")},
         "gap": best_gap(history),
+        "gap_low": measured and measured.low,
+        "gap_high": measured and measured.high,
     }
 
 
-def _winner(run_dir: Path, found: Best | None) -> dict[str, Any] | None:
+def _winner(look: Look, split: str, *, whole: bool = False) -> dict[str, Any] | None:
+    """The epoch that is best on a split, with its score there; the `whole` of it reads the report of that score."""
+    found = look.history.best.get(split)
     if found is None:
         return None
-    epoch = found.epoch
-    return {
+    epoch, score = found.epoch, found.epoch.scores[split]
+    figures: dict[str, Any] = {
         "epoch": epoch.epoch,
         "attempt": epoch.attempt,
         "miou": found.miou,
-        "path": str(run_dir / epoch.weights),
+        "miou_low": score.miou_low,
+        "miou_high": score.miou_high,
+        "images": score.images,
+        "skipped_images": score.skipped_images,
+        "gain": score.gain and score.gain.model_dump(),
+        "path": str(look.run.path / epoch.weights),
+    }
+    return figures | _from_report(winner_report(look.run, look.history, split)) if whole else figures
+
+
+def _from_report(report: EvaluationReport | None) -> dict[str, Any]:
+    return {
+        "policy": report and report.policy,
+        "per_image_foreground_dice": report and report.per_image_foreground_dice,
+        "worst_images": [] if report is None else [image.model_dump() for image in report.worst_images],
     }
 
 
+def winner_report(run: RunDir, history: History, split: str) -> EvaluationReport | None:
+    """What the evaluator wrote of the epoch that is best on a split, on that split."""
+    from .evaluations import report_of  # knows the evaluator's figures, and with them numpy
+
+    found = history.best.get(split)
+    return None if found is None else report_of(run.path, found.epoch, split)
+
+
 def print_best(look: Look, console: Console) -> None:
-    found = best(look)
-    if found["by_test"] is None and found["by_val"] is None:
-        console.print("no epoch has a score yet")
+    lines = [line for split in ("test", "val") for line in _best_lines(look, split)]
+    for line in [*lines, gap_words(look.history)] if lines else ["no epoch has a score yet"]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _best_lines(look: Look, split: str) -> Iterator[str]:
+    found = look.history.best.get(split)
+    if found is None:
         return
-    for split in ("test", "val"):
-        winner = found[f"by_{split}"]
-        if winner is not None:
-            console.print(
-                f"best by {split:4}: epoch {winner['epoch']} (attempt {winner['attempt']}), "
-                f"{split} mIoU {percent(winner['miou'])}\n    {winner['path']}",
-                soft_wrap=True,
-                highlight=False,
-            )
-    console.print(gap_words(look.history), soft_wrap=True, highlight=False)
+    epoch, score = found.epoch, found.epoch.scores[split]
+    yield f"best by {split:4}: epoch {epoch.epoch} (attempt {epoch.attempt}), {split} mIoU {figure(score)}"
+    yield f"    {look.run.path / epoch.weights}"
+    if score.gain is not None:
+        yield f"    {gain_words(score.gain)}"
+    report = winner_report(look.run, look.history, split)
+    if report is None:
+        return
+    if report.per_image_foreground_dice is not None:
+        yield f"    per-image foreground Dice {percent(report.per_image_foreground_dice)} ({DICE_WORDS})"
+    if report.worst_images:
+        named = (f"{image.name} {percent(image.miou)}" for image in report.worst_images[:WORST_NAMED])
+        yield f"    worst images by their own mIoU: {', '.join(named)}"
+    yield f"    what counts: {report.policy}"
 
 
 def gap_words(history: History) -> str:
-    gap = best_gap(history)
+    gap, measured = best_gap(history), history.measured_gap
     if gap is None:
         return "gap: unknown until both splits are scored"
     if gap == 0:
         return "gap: none, val and test choose the same epoch (or one as good)"
-    points = f"{100 * gap:.2f} points of test mIoU"
-    return f"gap: choosing by val gives away {points}; choosing by test is optimistic by up to that"
+    if measured is None or measured.low is None or measured.high is None:
+        told = f"{100 * gap:.2f} points of test mIoU"
+    else:
+        told = points(gap, measured.low, measured.high)
+        if measured.low <= 0:
+            return f"gap: choosing by val gives away {told} of test mIoU: no sure difference"
+        told = f"{told} of test mIoU"
+    return f"gap: choosing by val gives away {told}; choosing by test is optimistic by up to that"
 
 
 # --- alerts --------------------------------------------------------------------------------------------------------
@@ -210,8 +261,11 @@ def gap_words(history: History) -> str:
 
 def alerts(look: Look) -> list[dict[str, Any]]:
     """Every alert that fires or fired, newest state of each, in order of its beginning."""
-    told = [alert for alert in look.history.alerts.values() if alert.state in TOLD]
-    return [alert_json(alert) for alert in sorted(told, key=lambda alert: alert.since)]
+    return [alert_json(alert) for _, alert in _told(look.history)]
+
+
+def _told(history: History) -> list[tuple[float, AlertChanged]]:
+    return sorted(history.told.values(), key=lambda told: told[1].since)
 
 
 def alert_json(alert: AlertChanged) -> dict[str, Any]:
@@ -230,11 +284,11 @@ def alert_json(alert: AlertChanged) -> dict[str, Any]:
 
 
 def print_alerts(look: Look, console: Console) -> None:
-    told = [alert for alert in look.history.alerts.values() if alert.state in TOLD]
+    told = _told(look.history)
     if not told:
         console.print("no alerts")
-    for alert in sorted(told, key=lambda alert: alert.since):
-        for line in alert_lines(alert, look.history.alerts_changed_at[alert.fingerprint], whole=True):
+    for moment, alert in told:
+        for line in alert_lines(alert, moment, whole=True):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -255,12 +309,15 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
         notes = [f"best {'+'.join(won)}"] if won else []
         notes += [epoch.moved] if epoch.moved else []
         notes += [f"{split}: {score.verdict}" for split, score in epoch.scores.items() if score.verdict != "ok"]
+        skipped = ((split, score.skipped_images) for split, score in epoch.scores.items())
+        notes += [f"{split}: {count} skipped" for split, count in skipped if count]
         rows.append(
             (
                 str(epoch.epoch),
                 str(epoch.attempt),
                 percent(epoch.miou("val")),
                 percent(epoch.miou("test")),
+                (interval(test) if test else "") or "-",
                 percent(test.fwiou if test else None),
                 percent(test.pixel_accuracy if test else None),
                 ", ".join(notes),
@@ -307,8 +364,8 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 def happened(history: History) -> list[str]:
     """Each incident with its answer, each alert of another kind, and the end if it is a bad one, in a line or two."""
     lines = _incident_lines(history)
-    for alert in sorted(history.alerts.values(), key=lambda alert: alert.since):
-        if alert.state in TOLD and not alert.fingerprint.startswith(("incident:", "gave-up")):
+    for _, alert in _told(history):
+        if not alert.fingerprint.startswith(("incident:", "gave-up")):
             state = "still firing" if alert.state is AlertState.FIRING else "resolved"
             lines.append(f"{stamp(alert.since)} {alert.code}: {alert.cause} ({state}). -> {alert.advice}")
     if history.pending_drills:

@@ -18,6 +18,7 @@ from .events import (
     EpochCommitted,
     EpochMoved,
     Event,
+    Gain,
     GaveUp,
     IncidentOpened,
     Outcome,
@@ -32,6 +33,31 @@ from .rules import resume_words
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction as people read it; a dash where it is unknown."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def interval(score: ScoreRecorded) -> str:
+    """`61.0-67.2`: the 95 % interval of the mIoU in percent; empty where it is unknown."""
+    if score.miou_low is None or score.miou_high is None:
+        return ""
+    return f"{100 * score.miou_low:.1f}-{100 * score.miou_high:.1f}"
+
+
+def figure(score: ScoreRecorded) -> str:
+    """A mIoU with what it rests on: `64.51 % (95 %: 61.0-67.2 over 16 images, 2 skipped)`."""
+    beside = [f"95 %: {interval(score)} over {score.images} images"] if interval(score) else []
+    beside += [f"{score.skipped_images} skipped"] if score.skipped_images else []
+    return percent(score.miou) + (f" ({', '.join(beside)})" if beside else "")
+
+
+def gain_words(gain: Gain) -> str:
+    """`better` and `worse` only where the interval leaves no doubt."""
+    verdict = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "no sure difference from"
+    return f"{verdict} epoch {gain.against_epoch}: {points(gain.difference, gain.low, gain.high)}"
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """`+1.20 points (95 %: +0.30 to +2.10)`, from fractions."""
+    return f"{100 * difference:+.2f} points (95 %: {100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def sentence(event: Event) -> str | None:
@@ -100,9 +126,12 @@ def _scored(event: ScoreRecorded) -> str:
     if event.miou is None:
         return f"{who}: no score, {event.verdict}: {event.message}"
     flag = "" if event.verdict == "ok" else f" [{event.verdict}: {event.message}]"
+    spread = f" (95 %: {interval(event)})" if interval(event) else ""
+    skipped = f" ({event.skipped_images} skipped)" if event.skipped_images else ""
+    gain = f"; {gain_words(event.gain)}" if event.gain else ""
     return (
-        f"{who}: mIoU {percent(event.miou)}, FWIoU {percent(event.fwiou)}, pixel accuracy "
-        f"{percent(event.pixel_accuracy)} over {event.images} images in {event.seconds:.1f} s{flag}"
+        f"{who}: mIoU {percent(event.miou)}{spread}, FWIoU {percent(event.fwiou)}, pixel accuracy "
+        f"{percent(event.pixel_accuracy)} over {event.images} images{skipped} in {event.seconds:.1f} s{flag}{gain}"
     )
 
 

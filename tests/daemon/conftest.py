@@ -18,6 +18,7 @@ from segwatch.daemon.events import (
     EpochCommitted,
     EpochMoved,
     Event,
+    Gain,
     IncidentOpened,
     Outcome,
     RunCreated,
@@ -155,7 +156,16 @@ class Story:
         self.tell(EpochMoved(attempt=attempt, epoch=epoch, manifest=manifest, reason=reason))
 
     def scores(
-        self, epoch: Epoch, split: str, miou: float | None, *, verdict: str = "ok", message: str = ""
+        self,
+        epoch: Epoch,
+        split: str,
+        miou: float | None,
+        *,
+        verdict: str = "ok",
+        message: str = "",
+        interval: tuple[float, float] | None = None,
+        gain: Gain | None = None,
+        skipped: int = 0,
     ) -> ScoreRecorded:
         score = ScoreRecorded(
             attempt=epoch.attempt,
@@ -169,7 +179,11 @@ class Story:
             mean_accuracy=miou,
             mean_dice=miou,
             class_iou=() if miou is None else (miou, None),
+            miou_low=interval and interval[0],
+            miou_high=interval and interval[1],
+            gain=gain,
             images=3,
+            skipped_images=skipped,
             seconds=0.5,
             checkpoint_sha256=epoch.sha256,
             message=message,
@@ -177,12 +191,27 @@ class Story:
         self.tell(score)
         return score
 
-    def trains(self, epoch: int, test: float | None, val: float | None = None, *, verdict: str = "ok") -> Epoch:
+    def trains(
+        self,
+        epoch: int,
+        test: float | None,
+        val: float | None = None,
+        *,
+        verdict: str = "ok",
+        interval: tuple[float, float] | None = None,
+        gain: Gain | None = None,
+        skipped: int = 0,
+    ) -> Epoch:
         """One epoch, committed and scored on both splits; `val` is as good as `test` where it is not given."""
-        committed = self.commits(epoch)
-        self.scores(committed, "val", test if val is None else val, verdict=verdict, message="as told")
-        self.scores(committed, "test", test, verdict=verdict, message="as told")
+        committed, told = self.commits(epoch), {"verdict": verdict, "message": "as told", "skipped": skipped}
+        self.scores(committed, "val", test if val is None else val, interval=interval, **told)
+        self.scores(committed, "test", test, interval=interval, gain=gain, **told)
         return committed
+
+    @staticmethod
+    def over(epoch: Epoch, difference: float, low: float, high: float) -> Gain:
+        """A comparison with this epoch over the same images."""
+        return Gain(against_attempt=epoch.attempt, against_epoch=epoch.epoch, difference=difference, low=low, high=high)
 
     def suffers(
         self, cause: Cause, *, step: int = 15, epoch: int = 2, fatal: bool = True, drill: Drill | None = None

@@ -1,7 +1,8 @@
 """An evaluator without torch: keeps the real contract and gives the scores it is told.
 
 Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `verdicts`
-("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `never_ready`.
+("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `never_ready`,
+`refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from segwatch.checkpoints.manifest import read_manifest, verify_file
+from segwatch.data.resolved import ResolvedData
 from segwatch.durable import write_text
 from segwatch.errors import CorruptCheckpointError
 from segwatch.evaluator.metrics import score
@@ -21,6 +23,7 @@ from segwatch.evaluator.report import (
     Done,
     EvaluationReport,
     EvaluatorSpec,
+    ImageScore,
     Ready,
     Refused,
     Request,
@@ -29,6 +32,10 @@ from segwatch.evaluator.report import (
     Verdict,
     report_path,
 )
+from segwatch.evaluator.statistics import PerImage, miou_interval, write_per_image
+
+PIXELS = 3_000_000_000
+"""Of each class in the truth."""
 
 
 def say(answer) -> None:
@@ -36,10 +43,27 @@ def say(answer) -> None:
 
 
 def matrix_with(miou: float) -> list[list[int]]:
-    """A symmetric two-class matrix of exactly this mIoU: TP / (TP + 2 E) for both classes."""
-    right = round(miou * 1_000_000)
-    wrong = (1_000_000 - right) // 2
+    """A symmetric two-class matrix of this mIoU to 1e-9, always of the same truth: TP / (TP + 2 E) for both classes."""
+    right = round(PIXELS * 2 * miou / (1 + miou))
+    wrong = PIXELS - right
     return [[right, wrong], [wrong, right]]
+
+
+def images_of(matrix: list[list[int]]) -> PerImage:
+    """Three images that sum up to the matrix and are as alike as whole pixels let them be."""
+    whole = np.array(matrix)
+    thirds = np.stack([whole // 3, whole // 3, whole - 2 * (whole // 3)])
+    return PerImage(("a", "b", "c"), thirds.diagonal(axis1=1, axis2=2), thirds.sum(axis=2), thirds.sum(axis=1))
+
+
+def committed_step(path: Path) -> int:
+    manifest = read_manifest(path)
+    verify_file(path.parent, manifest.weights)
+    return manifest.step
+
+
+def fingerprint(spec: EvaluatorSpec, split: str) -> str:
+    return ResolvedData.load(spec.run_dir / spec.data_lock).fingerprint(split)
 
 
 def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
@@ -49,9 +73,13 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
         asked.write(key + "\n")
     if key in scenario.get("die", []):
         os._exit(9)
+    if key in scenario.get("refuse", {}):
+        message = scenario["refuse"][key]
+        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="foreign", message=message))
+        say(Done(attempt=request.attempt, epoch=request.epoch))
+        return
     try:
-        manifest = read_manifest(path)
-        verify_file(path.parent, manifest.weights)
+        step = 0 if request.foreign else committed_step(path)
     except FileNotFoundError as error:
         say(Refused(attempt=request.attempt, epoch=request.epoch, reason="missing", message=str(error)))
         say(Done(attempt=request.attempt, epoch=request.epoch))
@@ -66,14 +94,19 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
     verdict = Verdict(scenario.get("verdicts", {}).get(key, "ok"))
     for split in request.splits:
         matrix = matrix_with(miou)
+        target = report_path(spec.run_dir, request.attempt, request.epoch, split)
+        target.parent.mkdir(exist_ok=True)
+        scored = verdict is not Verdict.NOT_FINITE
+        if scored:
+            write_per_image(target.with_suffix(".npz"), images_of(matrix))
         report = EvaluationReport(
             attempt=request.attempt,
             epoch=request.epoch,
-            step=manifest.step,
+            step=step,
             split=split,
             verdict=verdict,
-            scores=None if verdict is Verdict.NOT_FINITE else score(np.array(matrix)),
-            confusion=matrix,
+            scores=score(np.array(matrix)) if scored else None,
+            confusion=matrix if scored else None,
             class_ids=(0, 1),
             class_names=("a", "b"),
             policy="two classes",
@@ -83,10 +116,13 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
             seconds=0.01,
             device="cpu",
             checkpoint_sha256=request.sha256,
-            data_fingerprint="f",
-            message="logits are NaN" if verdict is Verdict.NOT_FINITE else "",
+            data_fingerprint=fingerprint(spec, split) if request.foreign else "f",
+            resolution=spec.resolution,
+            message="" if scored else "logits are NaN",
+            miou_interval=miou_interval(images_of(matrix)) if scored else None,
+            worst_images=(ImageScore(name="b", miou=miou),) if scored else (),
+            per_image=target.with_suffix(".npz").name if scored else None,
         )
-        target = report_path(spec.run_dir, request.attempt, request.epoch, split)
         write_text(target, report.model_dump_json())
         say(
             Scored(

@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from segwatch.daemon import report
 from segwatch.daemon.job import StoppedEarly, run_job
 from segwatch.daemon.screen import Terminal
 from segwatch.errors import SegwatchError
 from segwatch.trainer.contract import Drill
 
 HERE = Path(__file__).parent
+report.draw_results = lambda _run, _history: None  # matplotlib costs a second a run; test_report.py draws
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from segwatch import tags
 from segwatch.daemon.board import Board
 from segwatch.daemon.events import AlertChanged, AlertState, AttemptPlanned, IncidentOpened, ScoreRecorded, Severity
 from segwatch.trainer.contract import Cause
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorBoard's readers, not ours
@@ -75,11 +76,26 @@ def test_each_figure_is_a_point_at_the_global_step_under_the_tags_of_the_list(sh
     shown.trains(1, 2, miou=0.25)
     found = shown.read()
     for split in ("val", "test"):
-        for figure in tags.EVALUATION:
+        for figure in set(tags.EVALUATION) - {"miou_low", "miou_high"}:
             points = found.Scalars(tags.evaluation(split, figure))
             assert [(point.step, point.value) for point in points] == [(10, 0.25), (20, 0.25)]
         assert [point.value for point in found.Scalars(tags.epoch(split))] == [1, 2]
         assert [point.value for point in found.Scalars(tags.class_iou(split, "field"))] == [0.25, 0.25]
+
+
+def test_the_interval_is_two_curves_that_the_custom_page_draws_as_a_band(shown):
+    for epoch in (1, 2):
+        shown.run.trains(epoch, 0.5, interval=(0.25, 0.75))
+    shown.show()
+    shown.restart()
+    shown.run.trains(3, 0.5)
+    shown.show()
+    assert shown.steps("test/miou_low") == shown.steps("val/miou_high") == [10, 20]
+    assert shown.steps("test/miou") == [10, 20, 30]
+    assert [point.value for point in shown.read().Scalars("test/miou_high")] == [0.75, 0.75]
+    layout = layout_pb2.Layout.FromString(shown.served().Tensors(tags.LAYOUT)[0].tensor_proto.string_val[0])
+    bands = [(band.value, band.lower, band.upper) for band in layout.category[0].chart[0].margin.series]
+    assert ("test/miou", "test/miou_low", "test/miou_high") in bands
 
 
 def test_what_is_unknown_is_no_point(shown):
@@ -221,7 +237,7 @@ def test_every_tag_that_is_written_is_of_the_list(shown, tmp_path):
     shown.run.suffers(Cause.NAN_LOSS)
     shown.run.plans(resume_step=10)
     shown.show()
-    known = {tags.INCIDENTS, tags.ALERTS, tags.ATTEMPT, tags.OVERLAYS}
+    known = {tags.INCIDENTS, tags.ALERTS, tags.ATTEMPT, tags.OVERLAYS, tags.LAYOUT}
     for split in ("val", "test"):
         known |= {tags.evaluation(split, figure) for figure in tags.EVALUATION}
         known |= {tags.epoch(split)} | {tags.class_iou(split, name) for name in ("field", "road")}

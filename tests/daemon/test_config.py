@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon.config import RunConfig, changed_keys, identity_hash, load_config, parse_config
+from segwatch.data.config import SPLITS
 from segwatch.errors import ConfigError
 from segwatch.trainer.config import Amp, Optimizer
 
@@ -75,7 +76,7 @@ def test_the_documented_file_means_what_it_says():
     config = parse(FULL)
     assert config.data.classes == Path("classes.true.json")
     assert (config.data.use, config.data.scale) == ("named-and-present", 0.125)
-    assert config.data.split("val").masks == Path("masks_id/val")
+    assert config.data.table("val").masks == Path("masks_id/val")
     assert config.model.base_channels == 16
     trainer = config.trainer
     assert (trainer.epochs, trainer.batch_size, trainer.lr, trainer.seed) == (6, 4, 1e-3, 0)
@@ -120,7 +121,7 @@ def test_a_file_is_read_from_disk_and_one_that_is_not_there_is_explained(tmp_pat
 
 def test_all_mistakes_of_a_file_are_told_at_once_each_with_its_key():
     text = complaint(
-        DATA.replace('classes = "classes.toml"', 'scale = 2\nuse = [300]\n"on_bad_file" = "ignore"')
+        DATA.replace('classes = "classes.toml"', 'scale = 2\nuse = [70000]\n"on_bad_file" = "ignore"')
         + '[trainer]\nlr = -1\nepochs = 0\namp = "fp8"\nbatchsize = 3\n'
         + "[recovery]\nlr_factor = 1\n[watch]\nscan_seconds = nan"
     )
@@ -172,6 +173,63 @@ def test_one_mistake_is_told_once_although_pydantic_tries_every_branch():
     assert "  data.use: " in text
     assert "function-" not in text
     assert "[" not in "".join(line.split(":")[0] for line in text.splitlines() if line.startswith("  data"))
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "said"),
+    [
+        (
+            "data",
+            "use = [70000]",
+            'data.use: either "named-and-present" or a list of ids from 0 to 65535 (it is [70000])',
+        ),
+        ("data", "use = [1, 'a']", "(it is [1, 'a'])"),
+        ("data", "merge = { a = [1] }", "data.merge: the ids that become one class, such as { 1 = [1, 17] }"),
+        ("data", "merge = { 1 = 17 }", "(it is {'1': 17})"),
+        (
+            "data",
+            "ignore = ['black', -1]",
+            'data.ignore: a list of ids from 0 to 65535 and of colours such as "#000000"',
+        ),
+        ("data", "mask_format = 'rgb'", "data.mask_format: input should be 'auto', 'ids', 'colours' or 'binary'"),
+        ("data", "mask_suffixes = '_gt'", "data.mask_suffixes: input should be a list (it is '_gt')"),
+        ("data", "scene_pattern = '('", "data.scene_pattern: no regular expression: missing )"),
+        ("loss", "class_weights = 'median'", 'loss.class_weights: "none", "median-frequency", "inverse", or a list'),
+        ("loss", "class_weights = [1, -1]", "(it is [1, -1])"),
+        ("augment", "scale = [1]", "augment.scale: two numbers from 0.1 to 10, such as [0.8, 1.25] (it is [1])"),
+    ],
+)
+def test_a_setting_with_several_forms_is_explained_in_one_line(table, setting, said):
+    text = DATA.replace("[data]", f"[data]\n{setting}") if table == "data" else f"{DATA}[{table}]\n{setting}"
+    lines = [line for line in complaint(text).splitlines() if line.startswith("  ")]
+    assert len(lines) == 2, lines  # the mistake, and the remedy
+    assert said in lines[0]
+
+
+def test_a_table_is_called_a_table():
+    assert "  data: input should be a table (it is 3)" in complaint("data = 3")
+
+
+def test_missing_splits_are_told_although_other_settings_are_wrong_too():
+    text = complaint("[data]\nscale = 2\n[data.train]\nimages = 'i'\n")
+    assert "data.scale:" in text
+    assert "data.classes: missing" in text
+    assert "data: [data.val], [data.test] missing" in text
+    assert "data: [data.train] has no masks" in text
+
+
+def test_splits_may_be_drawn_or_listed_and_classes_merged():
+    drawn = parse(
+        "[data]\nclasses = 'c.py'\nimages = 'i/*/cam'\nmasks = 'm'\nmerge = { 1 = [1, 17] }\nignore = [25, '#000000']\n"
+        "split = { val = 0.1, test = 0.2, by = 'image', seed = 3 }"
+    ).data
+    assert drawn.split is not None
+    assert (drawn.split.val, drawn.split.test, drawn.split.by, drawn.split.seed) == (0.1, 0.2, "image", 3)
+    assert drawn.merge == {1: [1, 17]}
+    assert drawn.ignore == [25, "#000000"]
+    listed = parse("[data]\nclasses = 'c.toml'\n" + "".join(f"[data.{n}]\nlist = '{n}.txt'\n" for n in SPLITS)).data
+    assert listed.table("val") is not None
+    assert listed.split is None
 
 
 @pytest.mark.parametrize(

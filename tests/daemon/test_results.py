@@ -26,7 +26,8 @@ def rows(run_dir) -> list[dict[str, str]]:
 def test_the_header_is_the_one_that_other_programs_know(tmp_path, run):
     ResultsFile(tmp_path, run.history)
     assert (tmp_path / "results.csv").read_text() == (
-        "attempt,epoch,split,miou,fwiou,pixel_accuracy,mean_accuracy,mean_dice,images,seconds,verdict,checkpoint_sha256\n"
+        "attempt,epoch,split,miou,fwiou,pixel_accuracy,mean_accuracy,mean_dice,images,seconds,verdict,checkpoint_sha256,"
+        "miou_low,miou_high,skipped_images\n"
     )
 
 
@@ -39,6 +40,15 @@ def test_each_score_is_a_row_with_every_digit(tmp_path, run):
     assert float(row["miou"]) == 1 / 3
     assert (row["attempt"], row["epoch"], row["split"], row["verdict"]) == ("1", "1", "test", "ok")
     assert row["checkpoint_sha256"] == score.checkpoint_sha256
+
+
+def test_a_score_has_its_interval_and_what_was_skipped_beside_it(tmp_path, run):
+    results = ResultsFile(tmp_path, run.history)
+    results.handle(0.0, run.scores(run.commits(1), "test", 0.5, interval=(1 / 3, 2 / 3), skipped=2))
+    results.handle(0.0, run.scores(run.commits(2), "test", 0.5))
+    first, second = rows(tmp_path)
+    assert (float(first["miou_low"]), float(first["miou_high"]), first["skipped_images"]) == (1 / 3, 2 / 3, "2")
+    assert (second["miou_low"], second["miou_high"], second["skipped_images"]) == ("", "", "0")
 
 
 def test_a_score_that_is_unknown_is_an_empty_cell_beside_the_verdict(tmp_path, run):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from segwatch.daemon.config import AlertsConfig
-from segwatch.daemon.events import GaveUp, Outcome, Severity
+from segwatch.daemon.events import GapMeasured, GaveUp, Outcome, Severity
 from segwatch.daemon.rules import Alert, best_gap, current_alerts, resume_words
 from segwatch.trainer.contract import Cause, Drill, DrillKind
 
@@ -132,17 +132,68 @@ def test_small_gains_that_add_up_to_min_delta_are_no_stall(run):
     assert holding(run, STALL) == {}
 
 
-def test_a_stall_says_since_which_epoch_and_at_what_level(run):
+def test_a_stall_says_since_which_epoch_at_what_level_and_what_speaks_most_against_it(run):
     run.trains(1, 0.4)
     run.trains(2, 0.6)
     for number in range(3, 9):
-        run.trains(number, 0.55)
-    assert holding(run, STALL)["miou-stall"].evidence == {
+        run.trains(number, 0.605 if number == 5 else 0.55)
+    stall = holding(run, STALL)["miou-stall"]
+    assert stall.cause == (
+        "test mIoU has not really gained since epoch 2, 6 epochs ago: at best +0.50 points (epoch 5); "
+        "1 points would count (alerts.min_delta)"
+    )
+    assert stall.evidence == {
         "epoch": 8,
-        "best_epoch": 2,
-        "best_test_miou": 0.6,
+        "reference_epoch": 2,
+        "reference_test_miou": 0.6,
+        "best_epoch_since": 5,
+        "difference": 0.005,
+        "low": None,
+        "high": None,
+        "images": 3,
+        "min_delta": 0.01,
         "patience": 6,
     }
+
+
+def test_a_stall_carries_the_interval_of_the_difference_and_over_how_many_images(run):
+    first = run.trains(1, 0.5)
+    for number in range(2, 8):
+        gain = 0.03 if number == 4 else -0.01
+        run.trains(number, 0.5 + gain, gain=run.over(first, gain, gain - 0.04, gain + 0.04))
+    stall = holding(run, STALL)["miou-stall"]
+    assert not stall.pending
+    assert stall.cause == (
+        "test mIoU has not really gained since epoch 1, 6 epochs ago: at best +3.00 points (epoch 4), "
+        "95 % interval -1.00 to +7.00 over 3 images"
+    )
+    assert (stall.evidence["difference"], stall.evidence["low"], stall.evidence["high"]) == (0.03, -0.01, 0.07)
+    assert (stall.evidence["reference_epoch"], stall.evidence["images"]) == (1, 3)
+
+
+def test_a_sure_gain_that_is_too_small_to_matter_stalls_and_the_words_say_what_would_count(run):
+    first = run.trains(1, 0.5)
+    for number in range(2, 8):
+        run.trains(number, 0.505, gain=run.over(first, 0.005, 0.004, 0.006))
+    cause = holding(run, STALL)["miou-stall"].cause
+    assert "95 % interval +0.40 to +0.60 over 3 images; 1 points would count" in cause
+
+
+def test_a_really_better_epoch_ends_a_stall(run):
+    first = run.trains(1, 0.5)
+    for number in range(2, 8):
+        run.trains(number, 0.5, gain=run.over(first, 0.0, -0.02, 0.02))
+    assert firing(run, STALL) == {"miou-stall"}
+    run.trains(8, 0.53, gain=run.over(first, 0.03, 0.01, 0.05))
+    assert holding(run, STALL) == {}
+
+
+def test_an_epoch_that_is_higher_by_chance_does_not_end_a_stall(run):
+    first = run.trains(1, 0.5)
+    for number in range(2, 8):
+        run.trains(number, 0.5, gain=run.over(first, 0.0, -0.04, 0.04))
+    run.trains(8, 0.53, gain=run.over(first, 0.03, -0.01, 0.07))
+    assert firing(run, STALL) == {"miou-stall"}
 
 
 # --- collapse and single class -------------------------------------------------------------------------------------
@@ -164,6 +215,13 @@ def test_a_collapse_is_pending_for_one_epoch_fires_at_the_second_and_is_over_at_
     assert holding(run)["miou-collapse"].evidence["epochs_low"] == 2
     run.trains(4, 0.45)
     assert holding(run) == {}
+
+
+def test_a_collapse_says_how_sure_the_fall_is_and_is_told_even_where_it_is_not(run):
+    first = run.trains(1, 0.5)
+    run.trains(2, 0.1, gain=run.over(first, -0.4, -0.9, 0.01))
+    evidence = holding(run)["miou-collapse"].evidence
+    assert (evidence["reference_epoch"], evidence["difference"], evidence["low"]) == (1, -0.4, -0.9)
 
 
 def test_two_low_epochs_with_a_good_one_between_are_two_single_ones(run):
@@ -199,7 +257,14 @@ def test_val_and_test_that_choose_epochs_far_apart_are_told_from_three_epochs_on
     run.trains(3, test=0.45, val=0.50)
     alert = holding(run)["best-disagrees"]
     assert alert.severity is Severity.INFO
-    assert alert.evidence == {"by_test_epoch": 2, "by_val_epoch": 1, "gap": 0.1}
+    assert alert.evidence == {
+        "by_test_epoch": 2,
+        "by_val_epoch": 1,
+        "gap": 0.1,
+        "low": None,
+        "high": None,
+        "images": 3,
+    }
 
 
 @pytest.mark.parametrize(("gap", "seen"), [(0.25, False), (0.2499, True)])
@@ -208,6 +273,25 @@ def test_a_gap_of_just_the_limit_is_not_told(run, gap, seen):
     run.trains(2, test=0.5, val=0.5)
     run.trains(3, test=0.5, val=0.5)
     assert ("best-disagrees" in holding(run, AlertsConfig(best_gap=gap))) == seen
+
+
+@pytest.mark.parametrize(("low", "seen"), [(-0.01, False), (0.0, False), (0.01, True)])
+def test_winners_that_are_the_same_over_these_test_images_do_not_disagree(run, low, seen):
+    run.trains(1, test=0.40, val=0.60)
+    run.trains(2, test=0.50, val=0.50)
+    run.trains(3, test=0.45, val=0.50)
+    run.tell(GapMeasured(by_test=(1, 2), by_val=(1, 1), low=low, high=0.2))
+    alert = holding(run).get("best-disagrees")
+    assert (alert is not None) == seen
+    assert alert is None or (alert.evidence["low"], alert.evidence["high"]) == (low, 0.2)
+
+
+def test_the_noise_between_two_winners_of_before_says_nothing_about_those_of_now(run):
+    run.trains(1, test=0.40, val=0.60)
+    run.trains(2, test=0.50, val=0.50)
+    run.tell(GapMeasured(by_test=(1, 2), by_val=(1, 1), low=-0.1, high=0.2))
+    run.trains(3, test=0.70, val=0.50)
+    assert holding(run)["best-disagrees"].evidence["low"] is None
 
 
 def test_the_gap_is_unknown_until_both_splits_of_the_winner_are_scored(run):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from segwatch.daemon.events import AttemptPlanned, AttemptStarted, EpochCommitted, IncidentOpened, RunCreated
+from segwatch.daemon.events import (
+    AttemptPlanned,
+    AttemptStarted,
+    EpochCommitted,
+    IncidentOpened,
+    RunCreated,
+    ScoreRecorded,
+)
 from segwatch.daemon.history import History
 from segwatch.daemon.screen import Panel, PlainScreen
 from segwatch.trainer.config import Amp
@@ -98,3 +105,35 @@ def test_a_lost_terminal_ends_nothing(monkeypatch):
     monkeypatch.setattr("segwatch.daemon.screen._look_away", lambda: looked_away.append(True))
     PlainScreen(Console(file=Gone())).say("the worker stands still")
     assert looked_away == [True]
+
+
+def test_the_panel_shows_the_last_and_the_best_score_with_their_intervals():
+    history = a_run()
+    for epoch, miou in ((1, 0.6), (2, 0.5)):
+        history.apply(
+            0.0, EpochCommitted(attempt=1, epoch=epoch, step=epoch, manifest="m.json", sha256="s", finite=True)
+        )
+        for split in ("val", "test"):
+            score = ScoreRecorded(
+                attempt=1,
+                epoch=epoch,
+                step=epoch,
+                split=split,
+                verdict="ok",
+                miou=miou,
+                fwiou=miou,
+                pixel_accuracy=miou,
+                mean_accuracy=miou,
+                mean_dice=miou,
+                miou_low=miou - 0.1,
+                miou_high=miou + 0.05,
+                images=16,
+                skipped_images=1,
+                seconds=0.1,
+                checkpoint_sha256="s",
+            )
+            history.apply(0.0, score)
+    assert drawn(Panel(history), width=160)[2] == (
+        "test mIoU 50.00 % (95 %: 40.0-55.0 over 16 images, 1 skipped), epoch 2   "
+        "best 60.00 % (95 %: 50.0-65.0 over 16 images, 1 skipped), epoch 1"
+    )

@@ -33,6 +33,18 @@ def test_an_undisturbed_run_scores_every_epoch_once_and_fires_nothing(daemon):
     assert "finished: 3 epochs trained, every one scored" in output
 
 
+def test_every_test_score_of_a_run_is_compared_over_its_images(daemon):
+    daemon.scenario(miou=[0.3, 0.5, 0.4])
+    code, output = daemon.run()
+    assert code == 0, output
+    scores = {epoch.epoch: epoch.scores["test"] for epoch in daemon.history.lineage()}
+    assert scores[1].gain is None
+    assert (scores[2].gain.against_epoch, scores[3].gain.against_epoch) == (1, 2)
+    assert scores[2].gain.low > 0 > scores[3].gain.high
+    assert "; better than epoch 1: +20.00 points" in output
+    assert "; worse than epoch 2: -10.00 points" in output
+
+
 def test_a_finished_run_is_told_again_and_trains_nothing(daemon):
     daemon.run()
     code, output = daemon.run()

@@ -149,15 +149,24 @@ def test_status_reads_for_a_person_with_every_line_named(tmp_path, run):
 
 
 def test_best_has_its_keys_with_and_without_a_score(tmp_path, run):
-    assert strict(views.best(look(tmp_path, run))) == {"by_test": None, "by_val": None, "gap": None}
-    run.trains(1, test=0.4, val=0.6)
-    run.trains(2, test=0.5, val=0.5)
+    nothing = {"by_test": None, "by_val": None, "gap": None, "gap_low": None, "gap_high": None}
+    assert strict(views.best(look(tmp_path, run))) == nothing
+    first = run.trains(1, test=0.4, val=0.6)
+    run.trains(2, test=0.5, val=0.5, interval=(0.45, 0.6), gain=run.over(first, 0.1, 0.05, 0.2), skipped=1)
     found = strict(views.best(look(tmp_path, run)))
     assert found["by_test"] == {
         "epoch": 2,
         "attempt": 1,
         "miou": 0.5,
+        "miou_low": 0.45,
+        "miou_high": 0.6,
+        "images": 3,
+        "skipped_images": 1,
+        "gain": {"against_attempt": 1, "against_epoch": 1, "difference": 0.1, "low": 0.05, "high": 0.2},
         "path": str(tmp_path / "checkpoints" / "checkpoint_epoch2.pth"),
+        "policy": None,
+        "per_image_foreground_dice": None,
+        "worst_images": [],
     }
     assert (found["by_val"]["epoch"], found["by_val"]["miou"]) == (1, 0.6)
     assert found["gap"] == pytest.approx(0.1)
@@ -186,6 +195,17 @@ def test_alerts_have_their_keys_in_order_of_their_beginning_and_pending_ones_sta
     assert told[0]["evidence"] == {"epoch": 3, "lr": 1e-3, "norm": None, "what": "x"}
     assert told[0]["since"].endswith("Z")
     assert told[0]["cause"] == NASTY  # JSON carries the message as it is
+
+
+def test_an_alert_that_fired_stays_told_when_it_begins_again_and_goes_before_it_fires(tmp_path, run):
+    fires(run, "miou-stall")
+    fires(run, "miou-stall", state=AlertState.RESOLVED, cause="of the first time")
+    for state in (AlertState.PENDING, AlertState.WITHDRAWN):
+        fires(run, "miou-stall", state=state, cause="of the second time")
+        [alert] = views.alerts(look(tmp_path, run))
+        assert (alert["state"], alert["cause"]) == ("resolved", "of the first time")
+        assert "of the first time" in printed(views.print_alerts, look(tmp_path, run), width=200)
+        assert "of the first time" in views.happened(run.history)[0]
 
 
 def test_alerts_print_as_blocks_that_no_message_breaks_or_colours(tmp_path, run):
