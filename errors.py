@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+REMEDY_MARK = "\n  -> "
+"""Stands before the remedy where an error is told as text."""
+
 
 class SegwatchError(Exception):
     """A mistake that the command line explains without a traceback: what, where, how to mend it.
@@ -20,10 +23,8 @@ class SegwatchError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
-        if self.remedy:
-            lines.append(f"  -> {self.remedy}")
-        return "\n".join(lines)
+        told = self.what if self.where is None else f"{self.where}: {self.what}"
+        return f"{told}{REMEDY_MARK}{self.remedy}" if self.remedy else told
 
 
 class ConfigError(SegwatchError):

@@ -128,15 +128,17 @@ def audit(
     """
     from ..data.audit_view import render
     from .config import load_config
-    from .job import audit_data, keep_audit, require_trainable
+    from .job import audit_data, keep_audit, require_told, require_trainable
 
     settings = load_config(config)
     report = audit_data(config, settings, _console(stderr=json))
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        render(report, _console(), errors=False)
+        render(report, _console())
     keep_audit(report, config.parent if output is None else output, _console(stderr=json))
+    if not json:
+        require_told(report)
     require_trainable(report, settings)
 
 

@@ -6,14 +6,14 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
 from ..checkpoints.config import CheckpointConfig
-from ..data.config import LAST_ID, AugmentConfig, DataConfig, split_mistakes
+from ..data.config import LAST_ID, SPLITS, AugmentConfig, DataConfig, split_mistakes
 from ..durable import dumps
 from ..errors import ConfigError
 from ..evaluator.config import EvaluatorConfig
@@ -103,27 +103,31 @@ class RunConfig(Section):
     recovery: RecoveryConfig = RecoveryConfig()
 
 
-def load_config(path: Path) -> RunConfig:
-    """Raises ConfigError that holds every mistake of the file at once, each with its key."""
+def load_config(path: Path, needed: Collection[str] = SPLITS) -> RunConfig:
+    """Raises ConfigError that holds every mistake of the file at once, each with its key.
+
+    `needed` are the splits that it must name.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=path, remedy="give the path of a run.toml"
         ) from error
-    return parse_config(text, path)
+    return parse_config(text, path, needed)
 
 
-def parse_config(text: bytes, where: Path) -> RunConfig:
+def parse_config(text: bytes, where: Path, needed: Collection[str] = SPLITS) -> RunConfig:
     try:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", where=where, remedy="mend the line that it names") from error
     try:
         # As JSON, where strict types are told apart and a path may still be written as a string.
-        return RunConfig.model_validate_json(json.dumps(table, default=str), strict=True)
+        written = json.dumps(table, default=str)
+        return RunConfig.model_validate_json(written, strict=True, context={"needed_splits": needed})
     except ValidationError as error:
-        mistakes = list(_explain(error, table))
+        mistakes = list(_explain(error, table, needed))
         plural = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(
             f"{plural}:\n" + "\n".join(f"  {line}" for line in mistakes),
@@ -152,7 +156,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _explain(error: ValidationError, table: dict[str, Any]) -> Iterator[str]:
+def _explain(error: ValidationError, table: dict[str, Any], needed: Collection[str]) -> Iterator[str]:
     """One line per mistake: the key, what is wrong with it, and the nearest known key for an unknown one."""
     told: set[str] = set()
     for mistake in error.errors(include_url=False):
@@ -175,7 +179,7 @@ def _explain(error: ValidationError, table: dict[str, Any]) -> Iterator[str]:
     data = table.get("data")
     if isinstance(data, dict) and not any(line.startswith("data: ") for line in told):
         # Pydantic looks at the whole of a table only when each of its settings is right.
-        yield from (f"data: {mistake}" for mistake in split_mistakes(data))
+        yield from (f"data: {mistake}" for mistake in split_mistakes(data, needed))
 
 
 def _written(table: Any, setting: str) -> Any:

@@ -20,15 +20,15 @@ from . import alerts, rules, views
 from .config import RunConfig
 from .evaluations import report_of
 from .events import Event, Outcome, RescoreWanted, RunFinished, ScoreRecorded
-from .freezing import frozen_config
-from .history import Epoch, History
+from .freezing import frozen_config, require_same_files
+from .history import SCORED_SPLITS, Epoch, History
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, Message, hear_signals
 from .job import log_to, recorder_for, signals_raise
 from .observing import Observer
 from .process import EVALUATOR_COMMAND, WorkerLock
 from .recording import Recorder
 from .report import write_report
-from .rundir import RunDir
+from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import PlainScreen, nobody_may_look
@@ -157,13 +157,14 @@ class _Filler:
         self._recorder = recorder
         self._inbox = Inbox()
         self._scorer = Scorer(
-            spec_for(run.path, run.cache_dir, config.evaluator),
+            spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
             command=command,
             inbox=self._inbox,
             timeout_seconds=config.evaluator.timeout_seconds,
             clock=time.monotonic,
         )
         self._scoring = Scoring(run.path, recorder.history, self._scorer, min_delta=config.alerts.min_delta)
+        self._screen = screen
         self._observer = Observer(run, recorder, screen)
         self._scored: dict[tuple[int, int], None] = {}
         self._lost: list[Request] = []
@@ -171,11 +172,13 @@ class _Filler:
     def fill(self) -> Filled:
         history = self._recorder.history
         hear_signals(self._inbox)
-        if history.failed_epochs():
-            self._recorder.record(RescoreWanted())
         self._observer.find_moved()
         self._observer.find_epochs(anyway=True)
         self._lost = _lost_reports(self._run, history)
+        if history.unscored or history.failed_epochs() or self._lost:
+            require_same_files(self._run, self._screen.say, splits=SCORED_SPLITS)
+        if history.failed_epochs():
+            self._recorder.record(RescoreWanted())
         lost = list(self._lost)
         stopped = self._loop()
         if stopped is None and _is_trained(history) and not history.finished:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
 
+from ..data.config import SPLITS
+from ..data.frozen import FrozenFile, read_frozen, require_unchanged, write_frozen
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_atomic, write_text
 from ..errors import ConfigError
 from .config import RunConfig, changed_keys
-from .rundir import LOCK, RunDir
+from .rundir import FILES, LOCK, RunDir
 
+log = logging.getLogger(__name__)
 FREE_WHILE_RUNNING = (
     "trainer.epochs",
     "trainer.device",
@@ -38,11 +43,15 @@ _LOCK_HEADER = """\
 """
 
 
-def create(run: RunDir, source: Path, config: RunConfig, data: ResolvedData) -> None:
-    """Freeze a new run: the user's file as it is, and everything as resolved. Restartable at any point."""
+def create(run: RunDir, source: Path, config: RunConfig, data: ResolvedData, files: Sequence[FrozenFile] = ()) -> None:
+    """Freeze a new run: the user's file as it is, everything as resolved, and what the `files` of its splits hold.
+
+    Restartable at any point.
+    """
     for name in ("attempts", "checkpoints", "evaluations", "incidents", "tensorboard/train", "tensorboard/eval"):
         (run.path / name).mkdir(parents=True, exist_ok=True)
     write_text(run.path / "run.toml", source.read_text())
+    write_frozen(run.path / FILES, files)
     _freeze(run, config, data)
 
 
@@ -57,6 +66,27 @@ def frozen_config(run: RunDir) -> RunConfig:
 
 def frozen_data(run: RunDir) -> ResolvedData:
     return ResolvedData.load(run.path / LOCK)
+
+
+def require_same_files(run: RunDir, told: Callable[[str], None], *, splits: Sequence[str] = SPLITS) -> None:
+    """Raises ConfigError where files of these splits do not hold what they held when the run began.
+
+    `told` hears, in words, of what takes a while. A run that an older release began goes on without knowing.
+    """
+    path = run.path / FILES
+    if not path.exists():
+        log.warning("no %s: an older release began this run, and whether its data changed since is not known", FILES)
+        return
+    files = read_frozen(path)
+    now = require_unchanged(
+        frozen_data(run).root,
+        files,
+        splits=splits,
+        where=run.path,
+        told=lambda doubtful: told(f"{doubtful} files bear another time than before: their content is compared"),
+    )
+    if now != files:
+        write_frozen(path, now)
 
 
 def accept(run: RunDir, source: Path, config: RunConfig, *, retry: bool = False) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..data.audit import AuditReport, audit, require
 from ..data.audit_page import write_audit
 from ..data.audit_view import render
+from ..data.config import SPLITS
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from ..trainer.contract import AttemptSpec, Drill
@@ -27,14 +28,14 @@ from .alerts import AlertLog
 from .board import Board
 from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
-from .freezing import accept, create, frozen_data
+from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
 from .inbox import Inbox, hear_signals
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
 from .report import print_closing, write_report
 from .results import BestFiles, ResultsFile
-from .rundir import RunDir
+from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
@@ -87,8 +88,8 @@ def run_job(
                 run.abandon()
 
 
-def audit_data(source: Path, config: RunConfig, console: Console) -> AuditReport:
-    """Read every mask, with a progress bar where somebody looks."""
+def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Collection[str] = SPLITS) -> AuditReport:
+    """Read every mask of `splits`, with a progress bar where somebody looks."""
     with Progress(
         TextColumn("audit: every mask is read"),
         BarColumn(),
@@ -104,6 +105,7 @@ def audit_data(source: Path, config: RunConfig, console: Console) -> AuditReport
             source.resolve().parent,
             weight_limit=config.loss.class_weight_limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            splits=splits,
         )
 
 
@@ -114,8 +116,7 @@ def keep_audit(report: AuditReport, directory: Path, console: Console) -> None:
         told = f"written: {written}"
     except (OSError, ConfigError) as error:
         told = f"audit.md is not written: {error}"
-    with nobody_may_look():
-        console.print(told, soft_wrap=True, highlight=False, markup=False)
+    _say(console, told)
 
 
 def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
@@ -123,6 +124,18 @@ def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
     data = require(report)
     config.loss.resolved(data.classes)
     return data
+
+
+def require_told(report: AuditReport) -> None:
+    """Raises a ConfigError of one line where the audit has errors, which stand on the screen already."""
+    if report.resolved is None:
+        number = len(report.errors)
+        raise ConfigError(f"not ready to train: {'1 error' if number == 1 else f'{number} errors'}, told by the audit")
+
+
+def _say(console: Console, words: str) -> None:
+    with nobody_may_look():
+        console.print(words, soft_wrap=True, highlight=False, markup=False)
 
 
 @dataclass(frozen=True)
@@ -138,11 +151,14 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
     """Make the run directory, or take it up with what was edited since."""
     history = History.of(read_events(run.path)) if run.exists else History()
     if history.ever_stepped:
+        if retry or _has_work(history) or config.trainer.epochs > history.epochs_wanted:
+            with log_to(run.path / "daemon.log"):
+                require_same_files(run, lambda words: _say(console, words))
         return Begun(new=False, changes=accept(run, source, config, retry=retry and history.gave_up is not None))
     report = audit_data(source, config, console)
     with nobody_may_look():
         render(report, console, errors=False)
-    create(run, source, config, require_trainable(report, config))
+    create(run, source, config, require_trainable(report, config), report.files)
     keep_audit(report, run.path, console)
     return Begun(new=True, changes={})
 
@@ -220,7 +236,7 @@ def _watch(
     hear_signals(inbox)
     worker_command, evaluator_command = commands
     scorer = Scorer(
-        spec_for(run.path, run.cache_dir, config.evaluator),
+        spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
         command=evaluator_command,
         inbox=inbox,
         timeout_seconds=config.evaluator.timeout_seconds,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
 from .events import Evidence, Severity
 from .gains import Scored, gain_over, reference, stalled, still_rises
@@ -160,18 +161,22 @@ def _broken_checkpoints(history: History) -> Iterator[Alert]:
             )
 
 
+_EVALUATOR_ADVICE = 'Read evaluator.log. Out of GPU memory: set evaluator.device = "cpu" or a smaller batch_size.'
+
+
 def _failed_evaluations(history: History) -> Iterator[Alert]:
     for epoch in history.epochs.values():
         failed = [score for score in epoch.scores.values() if score.verdict == "failed"]
         if failed:
+            why, _, remedy = failed[0].message.partition(REMEDY_MARK)
             yield Alert(
                 fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
                 code="evaluator-failed",
                 severity=Severity.WARNING,
-                cause=f"epoch {epoch.epoch} could not be scored: {failed[0].message}",
+                cause=f"epoch {epoch.epoch} could not be scored: {why}",
                 evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
                 action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
-                advice='Read evaluator.log. Out of GPU memory: set evaluator.device = "cpu" or a smaller batch_size.',
+                advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
             )
 
 

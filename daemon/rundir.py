@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 LOCK = "run.lock.toml"
+FILES = "files.jsonl"
+"""What the files of all splits held. Beside the lock, not in it: `status` reads the lock, and should be quick."""
 
 
 class Holder(Record):

@@ -25,11 +25,14 @@ RESTART_SECONDS = (0.0, 2.0, 10.0)
 """Waits before an evaluator that died without being ready is started again; after the last it counts as unable."""
 
 
-def spec_for(run_dir: Path, cache_dir: Path, config: EvaluatorConfig, *, data_lock: str = LOCK) -> EvaluatorSpec:
+def spec_for(
+    run_dir: Path, cache_dir: Path, config: EvaluatorConfig, *, data_lock: str = LOCK, files: str | None = None
+) -> EvaluatorSpec:
     """What an evaluator of the run (or of the output) at `run_dir` is started with."""
     return EvaluatorSpec(
         run_dir=run_dir,
         data_lock=data_lock,
+        files=files,
         cache_dir=cache_dir,
         device=config.device,
         batch_size=config.batch_size,

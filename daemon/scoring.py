@@ -105,7 +105,7 @@ class Scoring:
     def _known_already(self, epoch: Epoch) -> Iterator[Event]:
         """A report that an earlier daemon did not live to record; a checkpoint that says itself it is not finite."""
         if not epoch.finite:
-            yield from _rows(epoch, Verdict.NOT_FINITE, "its manifest says that it holds NaN or Inf")
+            yield from _rows(epoch, Verdict.NOT_FINITE, "by its manifest it holds NaN or Inf, or a negative variance")
         elif self._scorer.unable is not None:
             yield from _rows(epoch, Verdict.FAILED, self._scorer.unable)
         elif epoch.key not in self._looked_for:

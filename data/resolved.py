@@ -75,11 +75,16 @@ class ResolvedData(Record):
     splits: dict[str, tuple[Pair, ...]]
     """`train`, `val` and `test`, each sorted by name."""
     skipped: dict[str, int] = Field(default_factory=dict)
-    """How many files each split lost to `on_bad_file = "skip"`; shown beside every score."""
+    """How many images each split lost to `on_bad_file = "skip"`, whatever files were bad; shown beside every score."""
     reading: Reading = Reading.IDS
     """How mask pixels become ids."""
     leaked: dict[str, int] = Field(default_factory=dict)
     """How many images of val and of test are, byte for byte, images of train as well."""
+
+    table_ids: tuple[int, ...] = ()
+    """Every id of the class table, ascending; empty where nobody asked for it."""
+    named_ids: tuple[int, ...] = ()
+    """Those of them that have a name."""
 
     @property
     def class_ids(self) -> tuple[int, ...]:

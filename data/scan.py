@@ -6,16 +6,16 @@ one process per core: decoding is what costs, and the threads of one process wou
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from multiprocessing.connection import wait
@@ -24,11 +24,13 @@ from typing import TypeVar
 
 from ..errors import ConfigError, SegwatchError
 from .config import SPLITS, DataConfig
+from .frozen import FrozenFile, freeze
 from .masks import MaskFacts, MaskFormatError, describe_mask
 from .pairs import Listing
-from .rasters import TooLargeError, TurnedError, check_image, scaled_size
+from .rasters import TooDeepError, TooLargeError, TurnedError, check_image, scaled_size
 from .resolved import Pair
 from .splits import Listings, SplitShare, listings
+from .unread import hashes_of, sizes_of
 
 SMALLEST_SIDE = 32
 """Pixels after scaling. Five levels halve the side four times: below, the deepest one is a single pixel."""
@@ -50,6 +52,7 @@ class Fault(StrEnum):
     UNREADABLE = "cut short or unreadable"
     TURNED = "EXIF orientation"
     TOO_LARGE = "too large"
+    TOO_DEEP = "image of more than 8 bits per channel"
     NOT_A_MASK = "mask whose pixels are neither ids nor colours"
     TOO_SMALL = "too small after scaling"
 
@@ -61,6 +64,8 @@ class BadFile:
     """Relative to the data's root."""
     reason: str
     remedy: str
+    image: str | None = None
+    """The image that cannot be used because of it, relative as well; `None` for a mask that has none."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,13 @@ class ReadPair:
     pair: Pair
     facts: MaskFacts
     """Of the mask."""
-    image_hash: str
-    """Of the image file's bytes."""
+    files: tuple[FrozenFile, FrozenFile]
+    """Image and mask as they were read."""
+
+    @property
+    def image_hash(self) -> str:
+        """Of the image file's bytes."""
+        return self.files[0].sha256
 
 
 @dataclass
@@ -83,10 +93,23 @@ class SplitScan:
     bad: list[BadFile] = field(default_factory=list)
     unlisted: ConfigError | None = None
     """Why the files could not be listed at all."""
+    asked: bool = True
+    """False where nobody wants its pixels: then nothing of it is judged."""
+    compared: dict[str, str] = field(default_factory=dict)
+    """Of a split that is not asked for: image -> hash, as `unread` has it."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         return tuple(entry.pair for entry in self.read)
+
+    @property
+    def lost(self) -> int:
+        """How many images cannot be used: of a pair, both files may be bad; a mask alone loses none."""
+        return len({file.image for file in self.bad if file.image is not None})
+
+    @property
+    def files(self) -> tuple[FrozenFile, ...]:
+        return tuple(file for entry in self.read for file in entry.files)
 
 
 @dataclass(frozen=True)
@@ -104,21 +127,27 @@ class _Task:
 
 
 def scan_splits(
-    config: DataConfig, root: Path, *, keep: frozenset[int] = frozenset(), progress: Progress | None = None
+    config: DataConfig,
+    root: Path,
+    *,
+    keep: frozenset[int] = frozenset(),
+    progress: Progress | None = None,
+    asked: Collection[str] = SPLITS,
 ) -> Scan:
-    """Read all pairs; `progress` hears (done, total), from this thread. `keep` are colours to count in any case.
+    """Read all pairs of `asked`; `progress` hears (done, total), from this thread. `keep` are colours to count in any
+    case. The images of other splits are only compared.
 
     Raises SegwatchError when the processes that read are killed.
     """
     listed = listings(config, root)
-    scans = {name: _unread(name, listed, root) for name in SPLITS}
+    scans = {name: _unread(name, listed, root) if name in asked else SplitScan(name, asked=False) for name in SPLITS}
     tasks = [
         _Task(name, image, mask)
         for name in SPLITS
-        if name in listed.splits
+        if name in listed.splits and name in asked
         for image, mask in listed.splits[name].pairs
     ]
-    with _readers(len(tasks)) as pool:
+    with _pillow_silent(), _readers(len(tasks)) as pool:
         read = partial(_read, root=root, scale=config.scale, keep=keep)
         try:
             for done, (task, found) in enumerate(zip(tasks, pool.map(read, tasks, chunksize=CHUNK), strict=True), 1):
@@ -135,6 +164,9 @@ def scan_splits(
                 where=root,
                 remedy="free memory and try again; a file of many pixels needs a few bytes for each",
             ) from error
+    sizes = sizes_of(root, [pair.image for scan in scans.values() for pair in scan.pairs])
+    for name in {*listed.splits} - {*asked}:
+        scans[name].compared = hashes_of(listed.splits[name], root, sizes)
     return Scan(scans, listed.shares)
 
 
@@ -152,7 +184,8 @@ def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
         (Fault.AMBIGUOUS, listing.ambiguous, "another file has the same stem", "keep one file of each stem"),
     ):
         for path in paths:
-            yield BadFile(fault, relative(path, root), reason, remedy)
+            image = None if fault is Fault.MASK_ALONE else relative(listing.instead_of.get(path, path), root)
+            yield BadFile(fault, relative(path, root), reason, remedy, image)
 
 
 # --- one pair
@@ -161,14 +194,15 @@ def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
 def _read(task: _Task, *, root: Path, scale: float, keep: frozenset[int]) -> ReadPair | list[BadFile]:
     """What the pair holds, or what is wrong with both of its files. Runs in any process."""
     bad: list[BadFile] = []
-    size, image_hash = _attempt(lambda: _read_image(task.image), task.image, root, bad) or (None, "")
-    facts = _attempt(lambda: describe_mask(task.mask, keep), task.mask, root, bad)
-    if size is None or facts is None:
-        return bad
+    image = _attempt(lambda: _read_image(task, root), task.image, root, bad)
+    mask = _attempt(lambda: _read_mask(task, root, keep), task.mask, root, bad)
+    if image is None or mask is None:
+        return [replace(file, image=relative(task.image, root)) for file in bad]
+    (size, image_file), (facts, mask_file) = image, mask
     pair = Pair(image=relative(task.image, root), mask=relative(task.mask, root))
     if misfit := _misfit(pair, size, facts.size, scale):
         return [misfit]
-    return ReadPair(pair, facts, image_hash)
+    return ReadPair(pair, facts, (image_file, mask_file))
 
 
 def _attempt(read: Callable[[], Found], path: Path, root: Path, bad: list[BadFile]) -> Found | None:
@@ -179,13 +213,22 @@ def _attempt(read: Callable[[], Found], path: Path, root: Path, bad: list[BadFil
         return None
 
 
-def _read_image(path: Path) -> tuple[tuple[int, int], str]:
-    """(height, width) and hash of an image that decodes to its end; the file is read once."""
+def _read_image(task: _Task, root: Path) -> tuple[tuple[int, int], FrozenFile]:
+    """(height, width) and state of an image that decodes to its end; the file is read once."""
+    frozen, content = _freeze(task.image, task.split, root)
+    return check_image(task.image, content), frozen
+
+
+def _read_mask(task: _Task, root: Path, keep: frozenset[int]) -> tuple[MaskFacts, FrozenFile]:
+    frozen, _ = _freeze(task.mask, task.split, root)  # first: a change before it is decoded is found out later
+    return describe_mask(task.mask, keep), frozen
+
+
+def _freeze(path: Path, split: str, root: Path) -> tuple[FrozenFile, bytes]:
     try:
-        content = path.read_bytes()
+        return freeze(path, split=split, name=relative(path, root))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=path, remedy="restore the file") from error
-    return check_image(path, content), hashlib.sha256(content).hexdigest()
 
 
 def _misfit(pair: Pair, size: tuple[int, int], mask_size: tuple[int, int], scale: float) -> BadFile | None:
@@ -196,6 +239,7 @@ def _misfit(pair: Pair, size: tuple[int, int], mask_size: tuple[int, int], scale
             pair.image,
             f"{_as_text(size)}, but its mask is {_as_text(mask_size)}",
             "export the mask at the size of its image; segwatch does not guess which one was resized",
+            pair.image,
         )
     scaled = scaled_size(*size, scale)
     if min(scaled) < SMALLEST_SIDE:
@@ -204,6 +248,7 @@ def _misfit(pair: Pair, size: tuple[int, int], mask_size: tuple[int, int], scale
             pair.image,
             f"{_as_text(size)} becomes {_as_text(scaled)} at scale {scale:g}; {SMALLEST_SIDE} is the least",
             "raise data.scale, or take the file out",
+            pair.image,
         )
     return None
 
@@ -216,6 +261,8 @@ def _fault_of(error: ConfigError, path: Path) -> Fault:
             return Fault.TURNED
         case TooLargeError():
             return Fault.TOO_LARGE
+        case TooDeepError():
+            return Fault.TOO_DEEP
         case _:
             return Fault.EMPTY if path.is_file() and path.stat().st_size == 0 else Fault.UNREADABLE
 
@@ -251,9 +298,22 @@ def _readers(pairs: int) -> Iterator[Executor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _pillow_silent() -> Iterator[None]:
+    """What Pillow warns of is told by name in the audit. Entered before there are threads, and left after them."""
+    with warnings.catch_warnings():
+        _silence_pillow()
+        yield
+
+
+def _silence_pillow() -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 def _begin_reading() -> None:
     """In a reading process: Ctrl-C is the parent's to answer, and a parent that was killed takes its readers along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _silence_pillow()
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_leave_with, args=(parent.sentinel,), name="parent", daemon=True).start()

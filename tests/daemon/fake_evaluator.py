@@ -2,6 +2,7 @@
 
 Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `verdicts`
 ("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `never_ready`,
+`overwrite` ("attempt:epoch" -> a file that is given other content when that epoch is asked for),
 `refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
 """
 
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from segwatch.checkpoints.manifest import read_manifest, verify_file
+from segwatch.data.frozen import read_frozen, require_unchanged
 from segwatch.data.resolved import ResolvedData
 from segwatch.durable import write_text
-from segwatch.errors import CorruptCheckpointError
+from segwatch.errors import ConfigError, CorruptCheckpointError
 from segwatch.evaluator.metrics import score
 from segwatch.evaluator.report import (
     Done,
@@ -71,6 +73,8 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
     path = spec.run_dir / request.manifest
     with (spec.run_dir / "asked.txt").open("a") as asked:
         asked.write(key + "\n")
+    if key in scenario.get("overwrite", {}):
+        Path(scenario["overwrite"][key]).write_bytes(b"other content")
     if key in scenario.get("die", []):
         os._exit(9)
     if key in scenario.get("refuse", {}):
@@ -140,6 +144,13 @@ def main() -> None:
     if "unable" in scenario:
         say(Unable(message=scenario["unable"]))
         sys.exit(78)
+    if spec.files is not None:
+        root = ResolvedData.load(spec.run_dir / spec.data_lock).root
+        try:
+            require_unchanged(root, read_frozen(spec.run_dir / spec.files), splits=("val", "test"))
+        except ConfigError as error:
+            say(Unable(message=str(error)))
+            sys.exit(78)
     say(Ready(device="cpu", seconds=0.0))
     for line in sys.stdin:
         evaluate(scenario, spec, Request.model_validate_json(line))
