@@ -7,7 +7,7 @@ classes), `leaks` (what the splits share) and `judging` (the rest). Here they ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .colours import as_hex, ignored_colours, packed_colours, pasteable, tally
 from .config import NO_LABEL, SPLITS, DataConfig
 from .contents import Contents, contents_of
 from .formats import Format, MaskFile, settle
+from .frozen import FrozenFile
 from .judging import Findings, judge_binary_split, judge_classes, judge_colours, judge_files, rare, test_only
 from .leaks import Leaks, find_leaks
 from .masks import Kind
@@ -95,7 +96,7 @@ class AuditReport(Record):
     images: dict[str, int]
     """Usable pairs by split."""
     skipped: dict[str, int] = Field(default_factory=dict)
-    """Files by split that cannot be used."""
+    """Images by split that cannot be used, whichever of their files is bad; `bad_files` has the files."""
     split_shares: dict[str, SplitShare] = Field(default_factory=dict)
     """How the splits were drawn; empty unless they were."""
     leaked: dict[str, int] = Field(default_factory=dict)
@@ -125,6 +126,8 @@ class AuditReport(Record):
     warnings: tuple[Problem, ...]
     resolved: ResolvedData | None
     """`None` when there are errors."""
+    files: tuple[FrozenFile, ...] = Field(default=(), exclude=True, repr=False)
+    """Every usable file as it was read; for the run that begins, and no part of what is told."""
 
 
 def audit(
@@ -133,16 +136,18 @@ def audit(
     *,
     weight_limit: float = WEIGHT_LIMIT,
     progress: Callable[[int, int], None] | None = None,
+    splits: Collection[str] = SPLITS,
 ) -> AuditReport:
     """Read every file at full size and say what the data holds; `base` is the directory of run.toml.
 
+    Without train among `splits` it is an audit for scoring: nothing need be learnable, and train is only compared.
     A fault of the data raises nothing: all of them are in `errors`, at once.
     """
     root = (base / config.root).resolve()
     findings = Findings()
     table = _table(root / config.classes, findings)
     keep = frozenset({*packed_colours(table), *ignored_colours(config)})
-    scan = scan_splits(config, root, keep=keep, progress=progress)
+    scan = scan_splits(config, root, keep=keep, progress=progress, asked=splits)
     return judge(config, root, table, scan, findings, weight_limit=weight_limit)
 
 
@@ -157,15 +162,16 @@ def judge(
     reading = settled.reading or _likely(masks)
     contents = {name: contents_of(name, masks, reading, packed_colours(table)) for name in SPLITS}
     findings.errors += settled.errors
+    findings.warnings += settled.warnings
     judge_files(scan, config, findings)
-    findings.errors += judge_binary_split(contents, config, reading)
+    findings.errors += judge_binary_split(contents, config, settled.reading)
     leaks = find_leaks(config, root, {name: _hashes(scan, name) for name in SPLITS})
     findings.warnings += leaks.problems
     selection = Selection()
     if not table.entries:
         findings.warnings += _without_table(masks, contents, table, reading)
-    elif settled.reading is not None and _has_ids(table, settled.reading, findings) and contents["train"].images:
-        selection = _select(config, table, settled.reading, contents, findings)
+    elif settled.reading is not None and _has_ids(table, settled.reading, findings) and _is_readable(scan, contents):
+        selection = _select(config, table, settled.reading, contents, findings, scan=scan)
     return _Outcome(config, root, table, scan, settled, contents, leaks, selection, findings).report(weight_limit)
 
 
@@ -246,18 +252,30 @@ def _without_table(
 
 
 def _hashes(scan: Scan, split: str) -> dict[str, str]:
-    return {entry.pair.image: entry.image_hash for entry in scan.splits[split].read}
+    return {entry.pair.image: entry.image_hash for entry in scan.splits[split].read} | scan.splits[split].compared
+
+
+def _is_readable(scan: Scan, contents: Mapping[str, Contents]) -> bool:
+    """Whether the masks that settle the classes were read."""
+    settling = ["train"] if scan.splits["train"].asked else [name for name, split in scan.splits.items() if split.asked]
+    return any(contents[name].images for name in settling)
 
 
 def _select(
-    config: DataConfig, table: ClassTable, reading: Reading, contents: Mapping[str, Contents], findings: Findings
+    config: DataConfig,
+    table: ClassTable,
+    reading: Reading,
+    contents: Mapping[str, Contents],
+    findings: Findings,
+    *,
+    scan: Scan,
 ) -> Selection:
     unknown = {colour for split in contents.values() for colour in split.unknown}
     selection = select_classes(
         config,
         table,
         reading,
-        {name: set(split.pixels) for name, split in contents.items()},
+        {name: set(split.pixels) for name, split in contents.items() if scan.splits[name].asked},
         unlisted_colours={(colour >> 16, colour >> 8 & 0xFF, colour & 0xFF) for colour in unknown},
     )
     findings.errors += selection.errors
@@ -296,7 +314,7 @@ class _Outcome:
             statement=self.settled.statement,
             mask_kinds={name: _kinds(scans[name].read) for name in scans},
             images={name: split.images for name, split in contents.items()},
-            skipped={name: len(scan.bad) for name, scan in scans.items()},
+            skipped={name: scan.lost for name, scan in scans.items()},
             split_shares=self.scan.shares,
             leaked=self.leaks.identical,
             pixels={name: split.total for name, split in contents.items()},
@@ -314,6 +332,7 @@ class _Outcome:
             errors=tuple(self.findings.errors),
             warnings=tuple(self.findings.warnings),
             resolved=None if self.findings.errors else self._resolved(),
+            files=tuple(file for scan in scans.values() for file in scan.files),
         )
 
     def _resolved(self) -> ResolvedData:
@@ -336,7 +355,7 @@ class _Outcome:
                 for entry in self.selection.classes
             ),
             splits={name: split.pairs for name, split in self.scan.splits.items()},
-            skipped={name: len(split.bad) for name, split in self.scan.splits.items()},
+            skipped={name: split.lost for name, split in self.scan.splits.items()},
             reading=self.settled.reading,
             leaked=self.leaks.identical,
         )

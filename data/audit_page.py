@@ -78,7 +78,13 @@ def _split(report: AuditReport, name: str) -> str:
     head = f"## {name}: {report.images[name]} images, {report.pixels[name]:,} pixels{told}"
     kinds = ", ".join(f"{number} {kind}" for kind, number in report.mask_kinds[name].items())
     table = _table(("colour", "id", "name", "pixels", "share", "images", "note"), rows)
-    return "\n\n".join([head, f"Masks: {kinds}. Left out: {report.skipped[name]} files.", table])
+    files = sum(map(len, report.bad_files[name].values()))
+    left_out = f"Left out: {_number(report.skipped[name], 'image')} ({_number(files, 'bad file')})."
+    return "\n\n".join([head, f"Masks: {kinds}. {left_out}", table])
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _unknown(report: AuditReport) -> str:
@@ -115,7 +121,8 @@ def _problems(title: str, problems: Sequence[Problem]) -> str:
 
 
 def _problem(problem: Problem) -> str:
-    lines = [f"### {problem.code}", _plain(problem.what)]
+    told = "  \n".join(_plain(line.strip()) for line in problem.what.splitlines())  # two blanks break a line
+    lines = [f"### {problem.code}", told]
     if problem.where:
         lines.append(f"Where: {_plain(problem.where)}")
     if problem.lines:

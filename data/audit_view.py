@@ -12,12 +12,12 @@ from .audit_words import absent, as_toml, colours_worth_a_line, note, present, s
 from .config import SPLITS
 from .problems import Problem
 
-FILES_SHOWN = 8
+FILES_SHOWN = 50
 FILES_OF_A_WARNING = 3
 
 
 def render(report: AuditReport, console: Console, *, errors: bool = True) -> None:
-    """The classes with their shares, then warnings and errors, then the classes to use, as TOML. 80 columns suffice.
+    """The classes with their shares, then warnings, errors last, then the classes to use, as TOML. 80 columns suffice.
 
     Without `errors` those are left to the caller, who raises them.
     """

@@ -114,8 +114,9 @@ def load_class_table(path: Path) -> ClassTable:
         raise _without_ids(path, lacking, len(rows))
     mistakes: list[str] = []
     drafts = [draft for label, row in rows if (draft := _read_row(label, row, mistakes)) is not None]
-    mistakes += _repeated("id", [str(draft[0]) for draft in drafts])
-    mistakes += _repeated("name", [draft[1] for draft in drafts if draft[1]])
+    names = [next((row[key] for key in NAME_KEYS if key in row), None) for _, row in rows]
+    mistakes += _repeated("id", [str(row["id"]) for _, row in rows if type(row["id"]) is int])
+    mistakes += _repeated("name", [name.strip() for name in names if isinstance(name, str) and name.strip()])
     if mistakes:
         raise ConfigError(_listed(mistakes), where=path, remedy=f"an id is {IDS}; an entry reads {EXAMPLE}")
     return ClassTable(path, _coloured(sorted(drafts, key=lambda draft: draft[0])), numbered)

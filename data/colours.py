@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from .classes import ClassTable, parse_colour
 from .config import NO_LABEL, DataConfig
-from .masks import MaskFacts
+from .masks import Kind, MaskFacts
 from .problems import Problem
 from .resolved import TRANSPARENT, pack
 
@@ -66,6 +66,8 @@ def shown_colours(facts: MaskFacts) -> dict[int, int]:
     """Pixels by colour, 0xRRGGBB or TRANSPARENT, as a viewer would show the mask; a new dictionary."""
     if facts.colours:
         return dict(facts.colours)
+    if facts.kind is Kind.BITS:
+        return {0xFFFFFF if value else 0: pixels for value, pixels in facts.values.items()}
     grey = {pack((value, value, value)): pixels for value, pixels in facts.values.items() if value <= 0xFF}
     return {**grey, TRANSPARENT: facts.clear} if facts.clear else grey
 
@@ -175,6 +177,8 @@ def unknown_warning(unknown: Counter[int], masks: Counter[int], rest: int, total
         f"{as_hex(colour)} ({as_percent(unknown[colour] / total)}, {masks[colour]} masks)" for colour in ordered[:8]
     )
     more = f", and {len(ordered) - 8} more" if len(ordered) > 8 else ""
+    if rest:  # of files with very many colours not each is told one by one
+        more = ", and many more" if shown else ""
     share = as_percent((unknown.total() + rest) / total)
     yield Problem(
         code="unknown-colours",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..section import Section
 
@@ -95,8 +95,9 @@ class DataConfig(Section):
     test: SplitConfig | None = None
 
     @model_validator(mode="after")
-    def _one_way_to_split(self) -> Self:
-        mistakes = split_mistakes(self.model_dump(exclude_none=True))
+    def _one_way_to_split(self, info: ValidationInfo) -> Self:
+        needed = (info.context or {}).get("needed_splits", SPLITS)
+        mistakes = split_mistakes(self.model_dump(exclude_none=True), needed)
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
@@ -111,21 +112,24 @@ class DataConfig(Section):
         return pattern
 
     def table(self, name: str) -> SplitConfig | None:
-        """The table `[data.<name>]`, where name is one of SPLITS; `None` where `split` draws it."""
+        """The table `[data.<name>]`, where name is one of SPLITS; `None` where `split` draws it, or nobody names it."""
         assert name in SPLITS
         found: SplitConfig | None = getattr(self, name)
         return found
 
 
-def split_mistakes(data: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the way in which `[data]` names its splits; `data` is that table as run.toml has it."""
+def split_mistakes(data: Mapping[str, Any], needed: Collection[str] = SPLITS) -> list[str]:
+    """What is wrong with the way in which `[data]` names its splits; `data` is that table as run.toml has it.
+
+    `needed` are the splits that it must name: scoring asks for less than training.
+    """
     named = [name for name in SPLITS if name in data]
     if "split" in data:
         twice = [f"split draws the splits, and [data.{name}] names one: keep one of the two" for name in named[:1]]
         lacking = "images" not in data or "masks" not in data
         return [*twice, *(["split needs data.images and data.masks: the directories to draw from"] if lacking else [])]
     mistakes: list[str] = []
-    missing = ", ".join(f"[data.{name}]" for name in SPLITS if name not in named)
+    missing = ", ".join(f"[data.{name}]" for name in needed if name not in named)
     if missing:
         mistakes.append(f"{missing} missing; or draw the splits: split = {{ val = 0.1, test = 0.1 }}")
     for name in named:

@@ -6,9 +6,9 @@ is an error which says how to choose. Knows nothing about how files are decoded,
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .classes import ClassTable
 from .colours import Tally, as_hex, fits, ignored_colours, misfit, packed_colours, shown_colours, tally
@@ -21,6 +21,9 @@ BLACK, WHITE = 0x000000, 0xFFFFFF
 WIDEST_GREY = 255
 GREY = frozenset(Kind) - IN_COLOUR - {Kind.PALETTE}
 FILES_NAMED = 3
+VALUES_NAMED = 12
+VALUES_TOLD = 4
+"""Each with a file that holds it."""
 AS_BINARY = 'if 255 (white) is a class, set mask_format = "binary" and give the class table the ids 0 and 1'
 
 
@@ -41,6 +44,7 @@ class Format:
     statement: str
     """What the masks are and how they are read, in a sentence for a person."""
     errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Counts:
 def settle(masks: Sequence[MaskFile], table: ClassTable, config: DataConfig) -> Format:
     """Choose the reading over all masks of all splits, by `data.mask_format` or by what the masks hold."""
     if not masks:
-        return Format(None, "no mask could be read")
+        return Format(None, "no mask has been read")
     judge = _Judge(masks, table, config)
     match config.mask_format:
         case "ids":
@@ -83,7 +87,10 @@ def count(facts: MaskFacts, reading: Reading, colours: dict[int, int]) -> Counts
             ids[_id_of_shade(colour, reading)] += pixels
         return Counts(ids)
     for value, pixels in facts.values.items():
-        ids[value if reading is Reading.IDS else int(value > 0)] += pixels
+        if facts.palette.get(value) == TRANSPARENT:
+            ids[NO_LABEL] += pixels
+        else:
+            ids[value if reading is Reading.IDS else int(value > 0)] += pixels
     if facts.clear:
         ids[NO_LABEL] += facts.clear
     return Counts(ids)
@@ -137,13 +144,35 @@ class _Judge:
         bits = self._of([Kind.BITS])
         if bits and len(bits) < len(self._masks):
             return self._mixed(self._of(kind for kind in Kind if kind is not Kind.BITS), bits, said="ids")
-        values = self._values()
-        if self._table.entries and values.isdisjoint(self._table.ids) and fits(self._found, self._table, self._ignored):
-            return self._refused(
-                f"no value of the masks is an id of the table, but as greys they are its colours: {sorted(values)}",
-                'set mask_format = "colours" if that is meant, or give the table the ids that the masks hold',
-            )
+        if not self._wide() and fits(self._found, self._table, self._ignored):
+            return self._grey_in_colours_of_the_table()
         return self._read(Reading.IDS, "the value of a pixel is its class id")
+
+    def _grey_in_colours_of_the_table(self) -> Format:
+        """As greys, the masks are colours of the table; whether they are its ids as well says what is meant."""
+        if self._table.numbered:
+            return self.as_colours("the greys are colours of the class table, which has no ids")
+        values, ids = self._values(), {*self._table.ids}
+        if not values <= ids:
+            return self._refused(
+                f"the masks hold the values {_some(values)}, of which {_some(values - ids)} are no ids of the class "
+                "table; but as greys they are its colours",
+                'set mask_format = "colours" if that is meant; else set "ids" and give the table the ids that the '
+                "masks hold",
+            )
+        found = self._read(Reading.IDS, "the value of a pixel is its class id")
+        known = packed_colours(self._table)
+        same = all(known.get(colour, colour & 0xFF) == colour & 0xFF for colour in self._found.pixels)
+        return found if same else replace(found, warnings=(self._also_colours(values),))
+
+    def _also_colours(self, values: set[int]) -> Problem:
+        return Problem(
+            code="mask-format",
+            what=f"the values {_some(values)} of the masks are ids of the class table, and as greys its colours, of "
+            "other classes; they are read as ids",
+            where="data.mask_format",
+            remedy='say which is meant: mask_format = "ids" or "colours"',
+        )
 
     def _recognised_colours(self) -> Format:
         if self._only_grey() and not fits(self._found, self._table, self._ignored):
@@ -178,13 +207,27 @@ class _Judge:
 
     def _recognised_binary(self) -> Format:
         known = packed_colours(self._table)
-        if BLACK in known and WHITE in known and not self._of(GREY):
+        swapped = self._against_binary()
+        if BLACK in known and WHITE in known and (swapped or not self._of(GREY)):
             return self.as_colours("black and white are colours of the class table")
+        if swapped:
+            return swapped
         if self._table.ids == (0, 1) and not self._table.numbered:
             return self.as_binary("they hold only black and white, and the class table has the ids 0 and 1")
         return self._refused(
             "the masks hold only 0 and 255 (or one bit), as black-and-white masks do",
             f'{AS_BINARY}; if 255 means no label, set mask_format = "ids"',
+        )
+
+    def _against_binary(self) -> Format | None:
+        """A refusal where the table gives black or white to another id than black-and-white masks would."""
+        known = packed_colours(self._table)
+        if known.get(BLACK, 0) == 0 and known.get(WHITE, 1) == 1:
+            return None
+        said = [f"{as_hex(colour)} is id {known[colour]}" for colour in (BLACK, WHITE) if colour in known]
+        return self._refused(
+            f"as black and white, black is id 0 and white is id 1, but in the class table {' and '.join(said)}",
+            'set mask_format = "colours" to read the masks by the colours of the table, or mend these',
         )
 
     def _black_and_white(self) -> bool:
@@ -199,17 +242,17 @@ class _Judge:
 
     def as_ids(self, because: str) -> Format:
         coloured = [mask for mask in self._of(IN_COLOUR) if not _is_grey(mask.facts)]
-        if coloured:
-            return self._refused(
-                f'mask_format = "ids", but {len(coloured)} masks hold colours: {_named(coloured)}',
-                'set mask_format = "colours", with a class table of the colours that they hold',
-                coloured,
-            )
         conflict = palette_conflict(self._masks)
+        whys: list[str] = []
+        if coloured:
+            whys.append(f"{len(coloured)} masks hold colours: {_named(coloured)}")
         if conflict:
+            whys.append(f"{conflict}: the raw index would be plausible nonsense")
+        if whys:
             return self._refused(
-                f'mask_format = "ids", but {conflict}: the raw index would be plausible nonsense',
+                f'mask_format = "ids", but {"; and ".join(whys)}',
                 'set mask_format = "colours", with a class table of the colours that the masks hold',
+                coloured,
             )
         return self._read(Reading.IDS, because)
 
@@ -221,13 +264,24 @@ class _Judge:
                 'set mask_format = "colours", with a class table of the colours that they hold',
                 coloured,
             )
+        bright = self._bright()
+        if len(bright) > 1:
+            told = ", ".join(f"{value} in {files[0].path}" for value, files in sorted(bright.items())[:VALUES_TOLD])
+            told += ", …" if len(bright) > VALUES_TOLD else ""
+            return self._refused(
+                f"masks of black and white hold one value besides 0, and these hold {len(bright)}: {told}",
+                'set mask_format = "ids" if the values are class ids; else write 0 and 255, and no other value',
+            )
+        against = self._against_binary()
+        if against:
+            return against
         return self._read(Reading.BINARY, f"{because}; 0 is id 0, any other value is id 1")
 
     def as_colours(self, because: str) -> Format:
-        wide = [mask for mask in self._masks if any(value > WIDEST_GREY for value in mask.facts.values)]
+        wide = self._wide()
         if wide:
             return self._refused(
-                f"{len(wide)} masks hold values above 255, which are no colours: {_named(wide)}",
+                f"{len(wide)} masks hold 16 bits or values above 255, which are no colours: {_named(wide)}",
                 'set mask_format = "ids", or write all masks in one format',
                 wide,
             )
@@ -293,9 +347,32 @@ class _Judge:
         wanted = frozenset(kinds)
         return [mask for mask in self._masks if mask.facts.kind in wanted]
 
+    def _wide(self) -> list[MaskFile]:
+        """Masks that cannot be read by colour."""
+        return [
+            mask
+            for mask in self._masks
+            if mask.facts.kind is Kind.WIDE_IDS or any(value > WIDEST_GREY for value in mask.facts.values)
+        ]
+
+    def _bright(self) -> dict[int, list[MaskFile]]:
+        """Each value but 0, and grey but black, with the masks that hold it; what one bit holds is as good as any."""
+        found: defaultdict[int, list[MaskFile]] = defaultdict(list)
+        for mask in self._masks:
+            facts = mask.facts
+            held = (
+                {colour & 0xFF for colour in facts.colours if colour != TRANSPARENT} if facts.colours else facts.values
+            )
+            for value in held if facts.kind is not Kind.BITS else ():
+                if value:
+                    found[value].append(mask)
+        return found
+
     def _values(self) -> set[int]:
-        """Every value that occurs, but 255, which is no label."""
-        return {value for mask in self._masks for value in mask.facts.values} - {NO_LABEL}
+        """Every value that occurs and is seen, but 255, which is no label."""
+        return {
+            value for mask in self._masks for value in mask.facts.values if mask.facts.palette.get(value) != TRANSPARENT
+        } - {NO_LABEL}
 
     def _only_grey(self) -> bool:
         return all(_is_grey(mask.facts) for mask in self._masks)
@@ -328,6 +405,12 @@ def _is_grey(facts: MaskFacts) -> bool:
     return facts.distinct <= WIDEST_GREY + 2 and all(
         colour == TRANSPARENT or colour == (colour & 0xFF) * 0x010101 for colour in facts.colours
     )
+
+
+def _some(values: Iterable[int]) -> str:
+    ordered = sorted(values)
+    more = f" and {len(ordered) - VALUES_NAMED} more" if len(ordered) > VALUES_NAMED else ""
+    return f"{ordered[:VALUES_NAMED]}{more}"
 
 
 def _named(masks: Sequence[MaskFile]) -> str:

@@ -21,8 +21,8 @@ from .selection import Selection, UsedClass
 
 RARE_SHARE = 1e-4
 """Of the training pixels: below, a low IoU is expected and no sign of a fault."""
-SKIPPABLE = frozenset(Fault) - {Fault.NOT_A_MASK, Fault.TOO_SMALL}
-"""What `on_bad_file = "skip"` may leave out. A wrong mask format or scale is no matter of single files."""
+SKIPPABLE = frozenset(Fault) - {Fault.NOT_A_MASK, Fault.TOO_SMALL, Fault.TOO_DEEP}
+"""What `on_bad_file = "skip"` may leave out. A wrong format or scale is no matter of single files."""
 
 
 @dataclass
@@ -39,6 +39,8 @@ def judge_files(scan: Scan, config: DataConfig, findings: Findings) -> None:
     """Files that cannot be used, by split and kind of fault; and splits of which there are none."""
     told: list[ConfigError] = []
     for split in scan.splits.values():
+        if not split.asked:
+            continue
         if split.unlisted is not None and not any(split.unlisted is error for error in told):
             told.append(split.unlisted)  # one fault of all splits is one object
             findings.errors.append(Problem.of(split.unlisted, "files"))
@@ -47,30 +49,34 @@ def judge_files(scan: Scan, config: DataConfig, findings: Findings) -> None:
 
 def _judge_split(scan: SplitScan, config: DataConfig, findings: Findings) -> None:
     skipping = config.on_bad_file == "skip"
-    for fault in Fault:
-        bad = [file for file in scan.bad if file.fault is fault]
-        if bad:
-            skipped = skipping and fault in SKIPPABLE
-            (findings.warnings if skipped else findings.errors).append(
-                _file_problem(scan.name, fault, bad, skipped=skipped)
-            )
-    if scan.unlisted is None and not scan.read and (skipping or not scan.bad):
+    order = {fault: place for place, fault in enumerate(Fault)}
+    kinds = dict.fromkeys((file.fault, file.remedy) for file in scan.bad)
+    for fault, remedy in sorted(kinds, key=lambda kind: order[kind[0]]):
+        bad = [file for file in scan.bad if (file.fault, file.remedy) == (fault, remedy)]
+        skipped = skipping and fault in SKIPPABLE
+        (findings.warnings if skipped else findings.errors).append(
+            _file_problem(scan.name, fault, bad, skipped=skipped)
+        )
+    told = {file.fault for file in scan.bad} - SKIPPABLE
+    if scan.unlisted is None and not scan.read and not told and (skipping or not scan.bad):
         findings.errors.append(
             Problem(
                 code="files",
                 what=f"no pair of {scan.name} can be used",
                 where=f"[data.{scan.name}]",
-                remedy="an image and its mask have the same name but for the suffix",
+                remedy="mend the files that are left out, each named above with what is wrong with it"
+                if scan.bad
+                else "an image and its mask have the same name but for the suffix",
             )
         )
 
 
 def _file_problem(split: str, fault: Fault, bad: list[BadFile], *, skipped: bool) -> Problem:
-    what = f"{len(bad)} in {split}: {fault}"
+    what = f"{len(bad)} {'file' if len(bad) == 1 else 'files'} of {split}: {fault}"
     remedy = bad[0].remedy
     if skipped:
         what += ", left out"
-    elif fault in SKIPPABLE and "skip" not in remedy:
+    elif fault in SKIPPABLE:
         remedy += '; or set data.on_bad_file = "skip"'
     return Problem(
         code="bad-files",
@@ -84,12 +90,16 @@ def _file_problem(split: str, fault: Fault, bad: list[BadFile], *, skipped: bool
 # --- contents
 
 
-def judge_binary_split(contents: Mapping[str, Contents], config: DataConfig, reading: Reading) -> Iterator[Problem]:
-    """A split of black-and-white masks beside splits of ids."""
+def judge_binary_split(
+    contents: Mapping[str, Contents], config: DataConfig, reading: Reading | None
+) -> Iterator[Problem]:
+    """Black-and-white masks beside masks of ids: whole splits of them, or single files."""
     if reading is not Reading.IDS or config.mask_format != "auto":
         return
+    whole = False
     for split in contents.values():
         if split.pixels.keys() == {0, NO_LABEL}:
+            whole = True
             yield Problem(
                 code="mask-format",
                 what=f"the masks of {split.name} hold only 0 and 255, as black-and-white masks do: no class ids",
@@ -97,6 +107,17 @@ def judge_binary_split(contents: Mapping[str, Contents], config: DataConfig, rea
                 remedy="write each class as its own id: 255 means no label and would be ignored; "
                 'if that is meant, set mask_format = "ids"',
             )
+
+    masks = [ids.keys() for split in contents.values() for ids in split.by_mask]
+    white = sum(ids == {0, NO_LABEL} for ids in masks)
+    if not whole and white and {0, 1} in masks and all(ids <= {0, 1} or ids <= {0, NO_LABEL} for ids in masks):
+        yield Problem(
+            code="mask-format",
+            what=f"{white} of {len(masks)} masks hold only 0 and 255, the others only 0 and 1: black and white, "
+            "written in two ways?",
+            where="data.mask_format",
+            remedy='write 1 instead of 255 in them; if 255 means no label there, set mask_format = "ids"',
+        )
 
 
 def judge_colours(contents: Mapping[str, Contents], selection: Selection) -> Iterator[Problem]:
@@ -157,16 +178,21 @@ def _nothing_to_score(selection: Selection, contents: Mapping[str, Contents]) ->
 def _ignored(table: ClassTable, selection: Selection, contents: Mapping[str, Contents]) -> Iterator[Problem]:
     """Whatever is not used becomes the ignore index: say how much that is, and why."""
     present = {class_id for split in contents.values() for class_id in split.pixels}
-    ignored = sorted(present - selection.members.keys() - selection.ignored_ids)
+    if NO_LABEL in present:
+        yield Problem(
+            code="no-label",
+            what=f"255 is no label, and ignored: {_amounts(contents, [NO_LABEL])}",
+            remedy="nothing, if that is meant: it says that nobody has said what is there",
+        )
+    ignored = sorted(present - selection.members.keys() - selection.ignored_ids - {NO_LABEL})
     if ignored:
-        parts = (f"{split.name} {_amount(split, ignored)}" for split in contents.values())
         yield Problem(
             code="ignored-ids",
-            what=f"ids {ignored} are ignored (255, never class 0): {', '.join(parts)}",
+            what=f"ids {ignored} are ignored (255, never class 0): {_amounts(contents, ignored)}",
             remedy="nothing, if that is meant (data.ignore says so); else name them in the class table or list them "
             "in data.use",
         )
-    unknown = sorted({*ignored} - {*table.ids, NO_LABEL})
+    unknown = sorted({*ignored} - {*table.ids})
     if unknown:
         yield Problem(
             code="unknown-ids",
@@ -184,6 +210,10 @@ def _ignored(table: ClassTable, selection: Selection, contents: Mapping[str, Con
         )
 
 
+def _amounts(contents: Mapping[str, Contents], ids: list[int]) -> str:
+    return ", ".join(f"{split.name} {_amount(split, ids)}" for split in contents.values() if split.images)
+
+
 def _amount(split: Contents, ids: list[int]) -> str:
     share = split.share(ids)
     return "no pixels" if share is None else f"{split.of_class(ids)} pixels ({as_percent(share)})"
@@ -191,7 +221,8 @@ def _amount(split: Contents, ids: list[int]) -> str:
 
 def _balance(table: ClassTable, selection: Selection, contents: Mapping[str, Contents]) -> Iterator[Problem]:
     settled = {*selection.members, *selection.ignored_ids}
-    lost = [i for i in test_only(table, contents) if called(table, i, "") and i not in settled]
+    learnt = bool(contents["train"].images)
+    lost = [i for i in test_only(table, contents) if learnt and called(table, i, "") and i not in settled]
     if lost:
         yield Problem(
             code="only-in-test",

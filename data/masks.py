@@ -28,6 +28,7 @@ COLOURS_KEPT = 64
 """Of a file with more than MANY_COLOURS: the most frequent ones."""
 MANY_COLOURS = 4096
 """No class table is that long: a file with more colours was smoothed, or is no mask."""
+WIDEST_BYTE = 255
 STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
 """Pillow spreads 2-bit and 4-bit grey over 0 to 255: an id 3 of 2 bits arrives as 255."""
 AS_IDS = "save the mask as PNG: one value per pixel, the class id, 255 for no label; or the colours of the class table"
@@ -95,6 +96,8 @@ def read_mask(path: Path, reading: Reading = Reading.IDS) -> np.ndarray:
                 return _as_colours(image, path)
             case Reading.BINARY:
                 return _binary(_as_colours(image, path) if image.mode == "P" else _as_is(image, path))
+            case Reading.IDS if image.mode == "P":
+                return _seen_indices(image, path)
             case Reading.IDS:
                 return _one_channel(_as_is(image, path), path)
 
@@ -177,6 +180,18 @@ def _as_is(image: Image.Image, path: Path) -> np.ndarray:
     return pixels
 
 
+def _seen_indices(image: Image.Image, path: Path) -> np.ndarray:
+    """uint8 (H, W): indices of a palette; those of transparent entries are no label."""
+    indices = _as_is(image, path)
+    clear = [index for index, colour in _palette_of(image).items() if colour == TRANSPARENT]
+    if not clear:
+        return indices
+    shown = np.arange(256, dtype=np.uint8)
+    shown[clear] = NO_LABEL
+    seen: np.ndarray = shown[indices]
+    return seen
+
+
 def _narrow(pixels: np.ndarray, path: Path) -> np.ndarray:
     """uint8 or uint16 of whole numbers of any width."""
     if pixels.size and not 0 <= pixels.min() <= pixels.max() <= LAST_ID:
@@ -241,10 +256,17 @@ def _load_array(path: Path) -> np.ndarray:
         raise ConfigError("the file is not there", where=path, remedy="restore it, or leave its pair out") from error
     except (OSError, ValueError, OverflowError, EOFError) as error:
         raise ConfigError(
-            f"no array that can be read: {error}",
+            f"no array that can be read: {_why_no_array(error)}",
             where=path,
-            remedy='write it with numpy.save, as whole numbers; or set data.on_bad_file = "skip"',
+            remedy="write it with numpy.save, as whole numbers",
         ) from error
+
+
+def _why_no_array(error: Exception) -> str:
+    """Without numpy's advice: to allow pickles would run whatever the file says."""
+    if "Object arrays" in str(error):
+        return "it holds objects, no numbers"
+    return "its header is cut short or is none of numpy's" if "pickle" in str(error) else str(error)
 
 
 def _check_array(array: np.ndarray, path: Path) -> None:
@@ -269,7 +291,7 @@ def _array_as(array: np.ndarray, reading: Reading, path: Path) -> np.ndarray:
         case Reading.COLOURS:
             if mask.ndim == 3:
                 return mask
-            if mask.max() > 255:
+            if mask.max() > WIDEST_BYTE:
                 raise MaskFormatError("numbers above 255, no colours", where=path, remedy='set mask_format = "ids"')
             return np.repeat(mask.astype(np.uint8, copy=False)[..., None], 3, axis=2)
         case Reading.BINARY:
@@ -331,8 +353,9 @@ def _occurring(histogram: list[int]) -> list[tuple[int, int]]:
 
 
 def _counted(values: np.ndarray) -> dict[int, int]:
-    """Pixels by value, of uint8 or uint16."""
-    if values.dtype == np.uint8:
+    """Pixels by value, of uint8 or uint16. Pillow counts bytes several times as fast as numpy counts anything."""
+    if values.dtype == np.uint8 or values.max() <= WIDEST_BYTE:
+        values = values.astype(np.uint8, copy=False)
         return dict(_occurring(Image.fromarray(values).histogram()))
     found = np.bincount(values.ravel())
     return {int(value): int(found[value]) for value in np.flatnonzero(found)}

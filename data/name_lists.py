@@ -13,6 +13,7 @@ from .directories import FoundFile, normal
 from .pairs import Group
 
 MISTAKES_TOLD = 20
+ONCE = "name each image once, in one list"
 REMEDY = "a line is an image's stem, its file name, its path below `images`, or `IMAGE MASK` from data.root"
 
 
@@ -34,6 +35,8 @@ class NameList:
     lines: dict[str, Line] = field(default_factory=dict)
     """Where each image stands, by its real path."""
     mistakes: list[str] = field(default_factory=list)
+    meaningless: bool = False
+    """Whether a line names no image, or several; without it, whatever is wrong is named too often."""
 
     def enter(self, line: Line, key: str, group: Group) -> None:
         real = [os.path.realpath(image.path) for image in group.images]
@@ -43,6 +46,12 @@ class NameList:
             return
         self.groups[key] = group
         self.lines.update(dict.fromkeys(real, line))
+
+    def leave_out(self, image: str) -> None:
+        """Drop the group of an image that is given by its real path; its line stays known."""
+        for key, group in list(self.groups.items()):
+            if any(os.path.realpath(found.path) == image for found in group.images):
+                del self.groups[key]
 
     def refusal(self) -> ConfigError | None:
         """Everything that is wrong with the list."""
@@ -54,7 +63,9 @@ class NameList:
         if len(self.mistakes) > MISTAKES_TOLD:
             told.append(f"  and {len(self.mistakes) - MISTAKES_TOLD} more")
         plural = "1 line is" if len(self.mistakes) == 1 else f"{len(self.mistakes)} lines are"
-        return ConfigError("\n".join([f"{plural} wrong:", *told]), where=self.path, remedy=REMEDY)
+        return ConfigError(
+            "\n".join([f"{plural} wrong:", *told]), where=self.path, remedy=REMEDY if self.meaningless else ONCE
+        )
 
 
 class NameIndex:
@@ -93,19 +104,21 @@ def read_list(path: Path, root: Path, index: NameIndex | None) -> NameList:
         match key_and_group:
             case str() as mistake:
                 found.mistakes.append(f"{line}: {mistake}")
+                found.meaningless = True
             case (key, group):
                 found.enter(line, key, group)
     return found
 
 
 def find_shared(lists: Mapping[str, NameList]) -> None:
-    """Add to the mistakes of each list the images that an earlier one names as well."""
+    """Take from each list, and add to its mistakes, the images that an earlier one names as well."""
     owner: dict[str, tuple[NameList, Line]] = {}
     for names in lists.values():
         for image, line in names.lines.items():
             if image in owner:
                 other, elsewhere = owner[image]
                 names.mistakes.append(f"{line} is in {other.path.name} as well, on line {elsewhere.number}")
+                names.leave_out(image)
         for image, line in names.lines.items():
             owner.setdefault(image, (names, line))
 

@@ -28,6 +28,8 @@ class Listing:
     masks_alone: list[Path] = field(default_factory=list)
     ambiguous: list[Path] = field(default_factory=list)
     """Files that share their name with another of the same kind: nobody can say which one is meant."""
+    instead_of: dict[Path, Path] = field(default_factory=dict)
+    """Ambiguous file -> the first image of its name: several files, and one image that is lost."""
 
 
 @dataclass
@@ -89,7 +91,9 @@ def listing_of(groups: dict[str, Group]) -> Listing:
         elif len(group.images) == 1 and not group.masks:
             listing.images_alone.append(group.images[0].path)
         else:
-            listing.ambiguous.extend(file.path for files in (group.images, group.masks) for file in _several(files))
+            several = [file.path for files in (group.images, group.masks) for file in _several(files)]
+            listing.ambiguous.extend(several)
+            listing.instead_of.update(dict.fromkeys(several, group.images[0].path))
     return listing
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 NAME_KEYS = frozenset({"name", "title"})
-CHANGING = frozenset({"update", "pop", "popitem", "setdefault", "clear"})
-"""Methods of a dictionary after which its literal is no longer what the file means."""
+CHANGING = frozenset(
+    {"update", "pop", "popitem", "setdefault", "clear", "reverse", "sort", "append", "extend", "insert"}
+)
+"""Methods of a dictionary or list after which its literal is no longer what the file means."""
 PLAIN = (ast.Dict, ast.List, ast.Tuple, ast.Constant, ast.UnaryOp)
 OWN_FILE = "copy the dictionary, written out, into a file of its own"
 
@@ -141,7 +143,8 @@ def _refuse_repeated(candidate: _Candidate) -> None:
 
 def _refuse_changes(candidate: _Candidate, tree: ast.Module) -> None:
     """A literal that later code completes or turns round is not what the repository trains with."""
-    lines = sorted({line for node in ast.walk(tree) for line in _changes(node, candidate)})
+    plainly = {line for node in ast.walk(tree) for line in _changes(node, candidate)}
+    lines = sorted({*plainly, *_in_loops(tree, candidate)})
     if lines:
         raise ValueError(
             f"{candidate} is changed by code on line {', '.join(map(str, lines))}, and segwatch never runs the file: "
@@ -149,17 +152,37 @@ def _refuse_changes(candidate: _Candidate, tree: ast.Module) -> None:
         )
 
 
+def _in_loops(tree: ast.Module, candidate: _Candidate) -> Iterator[int]:
+    """Lines that change an entry by the name that a loop over the dictionary gives it."""
+    for loop in ast.walk(tree):
+        if isinstance(loop, ast.For) and candidate.name in _names(loop.iter):
+            nodes = [node for part in loop.body for node in ast.walk(part)]
+            yield from (line for name in _names(loop.target) for node in nodes for line in _inside(node, name))
+
+
+def _names(node: ast.expr) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
 def _changes(node: ast.AST, candidate: _Candidate) -> Iterator[int]:
+    yield from _inside(node, candidate.name)
     match node:
-        case ast.Subscript(ctx=ast.Store() | ast.Del(), lineno=line) if _root(node) == candidate.name:
-            yield line
         case ast.AugAssign(target=ast.Name(id=name), lineno=line) if name == candidate.name:
             yield line
-        case ast.Call(func=ast.Attribute(attr=method) as called, lineno=line) if method in CHANGING:
-            if _root(called) == candidate.name:
-                yield line
         case ast.Assign(targets=targets, value=value, lineno=line) if value is not candidate.node:
             if any(isinstance(target, ast.Name) and target.id == candidate.name for target in targets):
+                yield line
+        case _:
+            return
+
+
+def _inside(node: ast.AST, name: str) -> Iterator[int]:
+    """A change of what a name stands for, rather than of the name."""
+    match node:
+        case ast.Subscript(ctx=ast.Store() | ast.Del(), lineno=line) if _root(node) == name:
+            yield line
+        case ast.Call(func=ast.Attribute(attr=method) as called, lineno=line) if method in CHANGING:
+            if _root(called) == name:
                 yield line
         case _:
             return

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,11 +23,17 @@ FORMATS = ("PNG", "JPEG", "TIFF")
 LIMIT_PIXELS = 1 << 28
 """16384 x 16384: three bytes each are 0.8 GB. More is a broken header, or an orthophoto that wants tiling."""
 EXIF_ORIENTATION = 0x0112
-RESTORE = 'restore the file, or set data.on_bad_file = "skip"'
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHUNK_FRAME = 12
+"""Bytes of a PNG chunk beside its content: length, name, checksum."""
+BIG_TIFF = 43
+TIFF_PIECES = ((273, 279), (324, 325))
+"""Tags: (offsets, byte counts) of strips, and of tiles."""
+RESTORE = "restore the file"
 STORED_AS = "segwatch: stored as"
 """Key of `Image.info`. Asked for at once: looking for EXIF data decodes a PNG, and Pillow forgets it then."""
 
-Image.MAX_IMAGE_PIXELS = LIMIT_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # `_check_header` refuses instead: Pillow only warns of the first few too many
 
 
 class TurnedError(ConfigError):
@@ -35,6 +42,10 @@ class TurnedError(ConfigError):
 
 class TooLargeError(ConfigError):
     """More pixels than any file of a data set should have."""
+
+
+class TooDeepError(ConfigError):
+    """A sound image of more than 8 bits per channel: the data set wants converting, not this file leaving out."""
 
 
 def check_image(path: Path, content: bytes | None = None) -> tuple[int, int]:
@@ -81,7 +92,7 @@ def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 def _refuse_deep(image: Image.Image, path: Path) -> None:
     if image.mode.startswith("I") or image.mode == "F":  # conversion would clip 16 bits to 255: a white image
-        raise ConfigError(
+        raise TooDeepError(
             f"an image of {image.mode} pixels, more than 8 bits per channel",
             where=path,
             remedy="convert it to 8 bits per channel, with one stretch for the whole data set",
@@ -92,12 +103,13 @@ def _refuse_deep(image: Image.Image, path: Path) -> None:
 def opened(path: Path, formats: tuple[str, ...] = FORMATS, content: bytes | None = None) -> Iterator[Image.Image]:
     """The file with its header checked, or `content` where somebody has read its bytes already. Raises ConfigError."""
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=formats) as image:
+        with (
+            path.open("rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=formats) as image,
+        ):
             image.info[STORED_AS] = _stored_as(image)
-            _check_header(image, path)
+            _check_header(image, file, path)
             yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, str(error)) from error
     except UnidentifiedImageError as error:
         raise ConfigError(f"cannot be decoded: no {' or '.join(formats)} file", where=path, remedy=RESTORE) from error
     except FileNotFoundError as error:
@@ -114,9 +126,15 @@ def _stored_as(image: Image.Image) -> str:
     return str(first or "")
 
 
-def _check_header(image: Image.Image, path: Path) -> None:
+def _check_header(image: Image.Image, file: IO[bytes], path: Path) -> None:
     if image.width * image.height > LIMIT_PIXELS:
-        raise _too_large(path, f"{image.width}x{image.height}")
+        raise TooLargeError(
+            f"more than {LIMIT_PIXELS} pixels ({image.width}x{image.height})",
+            where=path,
+            remedy="cut it into tiles; or the header is broken",
+        )
+    if _is_cut(image, file):
+        raise ConfigError("cannot be decoded: cut short, its end is not there", where=path, remedy=RESTORE)
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     if orientation != 1:
         raise TurnedError(
@@ -126,7 +144,50 @@ def _check_header(image: Image.Image, path: Path) -> None:
         )
 
 
-def _too_large(path: Path, found: str) -> TooLargeError:
-    return TooLargeError(
-        f"more than {LIMIT_PIXELS} pixels ({found})", where=path, remedy="cut it into tiles; or the header is broken"
-    )
+# --- cut files
+
+
+def _is_cut(image: Image.Image, file: IO[bytes]) -> bool:
+    """Whether the file ends before its own structure does: found without decoding, and before libtiff prints of it."""
+    if image.format not in {"PNG", "TIFF"}:
+        return False
+    before, size = file.tell(), file.seek(0, io.SEEK_END)
+    try:
+        if image.format == "PNG":
+            return not _has_end(file, size)
+        return _directory_end(file) > size or _strips_end(image) > size
+    finally:
+        file.seek(before)
+
+
+def _has_end(file: IO[bytes], size: int) -> bool:
+    """Whether the chunks of a PNG go on to a whole IEND; Pillow is content with the last row of pixels."""
+    at = len(PNG_SIGNATURE)
+    while at + CHUNK_FRAME <= size:
+        file.seek(at)
+        length, name = struct.unpack(">I4s", file.read(8))
+        at += CHUNK_FRAME + length
+        if name == b"IEND":
+            return bool(at <= size)
+    return False
+
+
+def _directory_end(file: IO[bytes]) -> int:
+    """Where the first directory of a TIFF ends; libtiff would tell of a cut one on standard error."""
+    file.seek(0)
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    big = struct.unpack_from(f"{order}H", head, 2)[0] == BIG_TIFF
+    (at,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
+    file.seek(at)
+    (entries,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
+    return int(at + (16 + 20 * entries if big else 6 + 12 * entries))
+
+
+def _strips_end(image: Image.Image) -> int:
+    """Where the last strip or tile of a TIFF ends that libtiff decodes."""
+    tags = {} if image.info.get("compression") == "raw" else getattr(image, "tag_v2", {})
+    for offsets, counts in TIFF_PIECES:
+        if offsets in tags and counts in tags:
+            return max(int(offset + count) for offset, count in zip(tags[offsets], tags[counts], strict=False))
+    return 0

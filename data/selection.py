@@ -66,8 +66,10 @@ def select_classes(
     """Settle the classes, or say everything that is wrong with `use`, `merge` and `ignore` at once.
 
     `present` holds, by split, the ids that its masks hold; masks that are read by colour hold the ids of the table's
-    entries whose colour occurs. `unlisted_colours` are those that occur and that the table does not have. A table
-    without ids under a reading of ids, and two classes of one colour under a reading of colours, are errors too.
+    entries whose colour occurs. Without train in it nothing is to be learned: what is present is what the other masks
+    hold, and `use` may list ids that no mask holds. `unlisted_colours` are those that occur and that the table does not
+    have. A table without ids under a reading of ids, and two classes of one colour under a reading of colours, are
+    errors too.
     """
     if reading is not Reading.COLOURS:
         try:
@@ -91,7 +93,8 @@ class _Selector:
         self._config = config
         self._table = table
         self._by_colour = reading is Reading.COLOURS
-        self._train = frozenset(present["train"])
+        self._trains = "train" in present
+        self._train = frozenset(present["train"] if self._trains else (i for ids in present.values() for i in ids))
         self._anywhere = frozenset(class_id for ids in present.values() for class_id in ids)
         self._unlisted_colours = frozenset(unlisted_colours)
         self._listed = None if config.use == "named-and-present" else config.use
@@ -257,7 +260,7 @@ class _Selector:
                     f"lists id {class_id} ({self._called(class_id)}), which data.merge joins into {target}",
                     f"list {target} instead, or take {class_id} out of data.merge; {self._these_would_work()}",
                 )
-            elif self._train.isdisjoint(self._members(class_id)):
+            elif self._trains and self._train.isdisjoint(self._members(class_id)):
                 yield _using(
                     f"lists id {class_id} ({self._called(class_id)}), which no training mask holds",
                     f"take id {class_id} out of data.use: it cannot be learned; {self._these_would_work()}",
@@ -266,17 +269,18 @@ class _Selector:
 
     def _judge_number(self, used: list[int]) -> Iterator[Problem]:
         where = "data.use" if self._listed is not None else str(self._table.path)
+        verb, masks = ("train", "training masks") if self._trains else ("score", "masks")
         if len(used) < 2:
             yield Problem(
                 code="too-few-classes",
-                what=f"no two classes to train, only {used}; the training masks hold ids {sorted(self._train)}",
+                what=f"no two classes to {verb}, only {used}; the {masks} hold ids {sorted(self._train)}",
                 where=where,
-                remedy="name at least two ids that the training masks hold",
+                remedy=f"name at least two ids that the {masks} hold",
             )
         if len(used) > IGNORE_INDEX:
             yield Problem(
                 code="too-many-classes",
-                what=f"{len(used)} classes to train; {IGNORE_INDEX} is the most",
+                what=f"{len(used)} classes to {verb}; {IGNORE_INDEX} is the most",
                 where=where,
                 remedy="list fewer in data.use, or join some with data.merge",
             )

@@ -17,6 +17,8 @@ from .pairs import Listing, group_files, list_pairs, listing_of
 from .sequences import scenes_of
 
 NAMES_TOLD = 5
+OVERSHOOT = 2
+"""How many times the images that a split asks for its first scene may have."""
 
 
 class SplitShare(Record):
@@ -34,7 +36,7 @@ class SplitShare(Record):
 @dataclass(frozen=True)
 class Listings:
     splits: dict[str, Listing] = field(default_factory=dict)
-    """By name of the split; a split that could not be listed is empty."""
+    """By name of the split; of one that could not be listed, what could, or nothing."""
     unlisted: dict[str, ConfigError] = field(default_factory=dict)
     """Why a split could not be listed, by its name; a fault of all splits is one object under each of their names."""
     shares: dict[str, SplitShare] = field(default_factory=dict)
@@ -53,10 +55,12 @@ def listings(config: DataConfig, root: Path) -> Listings:
     lists = _name_lists(config, root, unlisted)
     for name in SPLITS:
         splits[name] = Listing()
+        if name in lists:  # wrong lines forbid training, and hide nothing about the files of the others
+            splits[name] = listing_of(lists[name].groups)
+            continue
         if name in unlisted:
             continue
-        if name in lists:
-            splits[name] = listing_of(lists[name].groups)
+        if config.table(name) is None:
             continue
         try:
             splits[name] = _listed(config, name, root)
@@ -77,7 +81,8 @@ def _listed(config: DataConfig, name: str, root: Path) -> Listing:
         root / path
         for other in SPLITS
         if other != name
-        for path in (_table(config, other).images, _table(config, other).masks)
+        if (table_ := config.table(other)) is not None
+        for path in (table_.images, table_.masks)
         if path is not None
     ]
     return list_pairs(root / images, root / masks, mask_suffixes=config.mask_suffixes, apart=others)
@@ -97,8 +102,8 @@ def _name_lists(config: DataConfig, root: Path, unlisted: dict[str, ConfigError]
     lists: dict[str, NameList] = {}
     indexes: dict[tuple[Path, Path], NameIndex] = {}
     for name in SPLITS:
-        table = _table(config, name)
-        if table.list is None:
+        table = config.table(name)
+        if table is None or table.list is None:
             continue
         try:
             index = _index(config, table, root, indexes)
@@ -168,7 +173,7 @@ def _units(config: DataConfig, split: FractionsConfig, root: Path, images: Seque
 
 
 def draw(units: Mapping[str, Sequence[str]], split: FractionsConfig) -> dict[str, list[str]]:
-    """Units of each split. Sorted, shuffled by the seed, then taken until a split is as near to its share as may be.
+    """Units of each split. Sorted, shuffled by the seed, then taken until a split is near to its share.
 
     The order in which `units` or a file system names them does not matter. Each split gets a unit at least. Raises
     ConfigError where there are too few.
@@ -189,13 +194,15 @@ def _nearest(
 ) -> tuple[list[str], list[str]]:
     """(taken, left). Greedy: whatever still fits into `wanted` images, then one more where that comes nearer.
 
-    One unit is taken at least and `most` at most.
+    The first may be up to twice as large as `wanted`: if only what fits were drawn, the smallest scenes would be the
+    test set whatever the seed. One unit is taken at least and `most` at most.
     """
     taken: list[str] = []
     left: list[str] = []
     missing = wanted
     for unit in waiting:
-        if len(taken) < most and len(units[unit]) <= missing:
+        fits = len(units[unit]) <= (missing if taken else OVERSHOOT * wanted)
+        if len(taken) < most and fits:
             taken.append(unit)
             missing -= len(units[unit])
         else:

@@ -30,6 +30,7 @@ def test_every_block_is_of_a_kind_that_is_tried_below() -> None:
         *blocks("python", "# cmap.py"),
         *blocks("python", "# make_tiny.py"),
         *blocks("python", "# weights.py"),
+        *blocks("python", "# frozen.py"),
         *blocks("console"),
     ]
     assert len(tried) == len(BLOCKS) > 12
@@ -57,6 +58,10 @@ def test_a_class_table_loads(tmp_path: Path, name: str, text: str) -> None:
 
 def test_the_weights_are_those_of_the_page(tmp_path: Path) -> None:
     python(blocks("python", "# weights.py")[0], tmp_path)
+
+
+def test_what_becomes_of_changed_files_is_as_the_page_says(tmp_path: Path) -> None:
+    python(blocks("python", "# frozen.py")[0], tmp_path)
 
 
 def test_the_audit_of_the_tiny_data_prints_what_the_page_shows(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_a_report_is_strict_json_and_survives_the_journey(dataset) -> None:
     report = audit(dataset.splits([0, 1, 9]).config(), dataset.root)
     text = report.model_dump_json()
     json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert AuditReport.model_validate_json(text) == report
+    assert AuditReport.model_validate_json(text) == report.model_copy(update={"files": ()})
 
 
 def test_an_empty_split_has_no_share_rather_than_none_of_it(dataset) -> None:

@@ -47,7 +47,7 @@ def test_a_name_breaks_no_table(report: AuditReport) -> None:
 def test_the_page_tells_what_the_table_does_not_have_and_where(report: AuditReport) -> None:
     assert "| 7 | 12.50 % | - | - | 1 |  | masks/train/b.png |" in page(report)
     assert "| 255 | 16.67 % | 33.33 % | 33.33 % | 3 | no label |" in page(report)
-    assert "ids [7, 255] are ignored" in page(report)
+    assert "ids [7] are ignored" in page(report)
 
 
 def test_the_page_gives_the_weights_and_what_to_write_into_run_toml(report: AuditReport) -> None:
@@ -82,9 +82,19 @@ def test_skipped_files_and_leaks_are_on_the_page(dataset) -> None:
     dataset.splits([0, 1])
     dataset.image("train", "alone")
     text = page(audit(dataset.config(on_bad_file="skip"), dataset.root))
-    assert "Left out: 1 files" in text
+    assert "Left out: 1 image (1 bad file)." in text
+    assert "Left out: 0 images (0 bad files)." in text
     assert "images/train/alone.jpg: no mask" in text
     assert "### leak-identical" in text
+
+
+def test_lines_of_an_error_stay_lines(dataset) -> None:
+    dataset.splits([0, 1])
+    dataset.mask("train", "a", np.zeros((40, 48, 3), dtype=np.uint8))
+    for split in ("val", "test"):
+        dataset.mask(split, "a", np.full((40, 48, 3), 9, dtype=np.uint8))
+    text = page(audit(dataset.config(), dataset.root))
+    assert "none occurs  \nIn no mask: " in text
 
 
 def test_lines_to_paste_stand_in_a_block_of_their_own(shared: Path, tiles) -> None:

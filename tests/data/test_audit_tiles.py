@@ -97,6 +97,7 @@ def test_the_trap_of_the_upstream_masks_and_table_is_explained_on_one_screen(sha
     report = audit(tiles(masks="masks", classes="classes.upstream.json"), shared)
     assert report.resolved is None
     text = shown(report, width=100)
+    assert text.index("error:") > text.index("warning:")
     assert 24 <= len(text.splitlines()) <= 40
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())

@@ -177,6 +177,8 @@ def test_a_py_file_is_never_executed(tmp_path: Path) -> None:
         ("a = {0: 'a'}\nb = {1: 'b'}", "could be the class table: a (line 1), b (line 2)"),
         (f"{CMAP}\ncmap[9] = {{'name': 'more'}}", "changed by code on line 2"),
         (f"{CMAP}\nfor c in cmap:\n    cmap[c]['RGB'] = cmap[c]['RGB'][::-1]", "changed by code on line 3"),
+        (f"{CMAP}\nfor v in cmap.values():\n    v['RGB'] = v['RGB'][::-1]", "changed by code on line 3"),
+        (f"{CMAP}\nfor k, v in cmap.items():\n    v['RGB'].reverse()", "changed by code on line 3"),
         (f"{CMAP}\ncmap.update(other)", "changed by code on line 2"),
         (f"{CMAP}\ncmap |= other", "changed by code on line 2"),
         (f"{CMAP}\ndel cmap[7]", "changed by code on line 2"),
@@ -212,6 +214,11 @@ def test_all_shapes_of_a_table_mean_the_same_and_come_in_ascending_id(tmp_path: 
     assert [(entry.id, entry.name, entry.colour) for entry in entries] == [(0, "a", (10, 11, 12)), (1, "b", (1, 2, 3))]
 
 
+def test_a_loop_that_only_reads_the_dictionary_changes_nothing(tmp_path: Path) -> None:
+    text = f"{CMAP}\nlut = {{}}\nfor k, v in cmap.items():\n    lut[k] = v['RGB']\nv = []\nv.append(3)"
+    assert load_class_table(cmap_file(tmp_path, text)).ids == (0, 7)
+
+
 def test_all_mistakes_of_a_table_are_told_at_once_each_with_its_entry(tmp_path: Path) -> None:
     message = refusal(
         write(
@@ -225,6 +232,8 @@ def test_all_mistakes_of_a_table_are_told_at_once_each_with_its_entry(tmp_path: 
                     {"id": 5, "name": "d", "rgb": [0, 0, 256]},
                     {"id": 6, "name": "same"},
                     {"id": 6, "name": "same"},
+                    {"id": 7, "name": "whole"},
+                    {"id": 7, "name": "whole", "rgb": "wrong as well"},
                 ]
             },
         )
@@ -237,6 +246,8 @@ def test_all_mistakes_of_a_table_are_told_at_once_each_with_its_entry(tmp_path: 
         "entry 5: rgb [0, 0, 256]",
         "id '6' stands there 2 times",
         "name 'same' stands there 2 times",
+        "id '7' stands there 2 times",
+        "name 'whole' stands there 2 times",
     ):
         assert expected in message
 

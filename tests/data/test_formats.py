@@ -84,6 +84,31 @@ def test_greys_that_are_colours_of_the_table_and_no_ids_of_it_are_not_guessed() 
     assert 'mask_format = "colours"' in message
 
 
+@pytest.mark.parametrize("values", [(0, 50, 100), (0, 50), (0, 50, 255)])
+def test_greys_of_the_table_are_not_guessed_for_the_0_that_is_an_id_as_well(values: tuple[int, ...]) -> None:
+    classes = table(0x000000, 0x323232, 0x646464, WHITE)
+    message = refusal([grey(*values)], classes)
+    assert "as greys they are its colours" in message
+    assert 'mask_format = "colours"' in message
+    assert settled([grey(*values)], classes, config("colours")).reading is Reading.COLOURS
+
+
+def test_greys_that_are_ids_and_colours_of_other_classes_are_told_unless_somebody_said_which() -> None:
+    turned = table(0x000000, 0x020202, 0x010101)
+    found = settled([grey(0, 1, 2)], turned)
+    assert found.reading is Reading.IDS
+    (warning,) = found.warnings
+    assert "ids of the class table, and as greys its colours, of other classes" in warning.what
+    assert 'mask_format = "ids" or "colours"' in warning.remedy
+    assert not settled([grey(0, 1, 2)], turned, config("ids")).warnings
+    assert not settled([grey(0, 1, 2, 255)], table(0x000000, 0x010101, 0x020202)).warnings
+
+
+def test_greys_of_a_table_without_ids_can_only_be_its_colours() -> None:
+    classes = table(0x000000, 0x323232, numbered=True)
+    assert settled([grey(0, 50)], classes).reading is Reading.COLOURS
+
+
 # --- black and white
 
 
@@ -108,6 +133,48 @@ def test_black_and_white_is_read_as_the_ids_0_and_1_where_the_table_has_just_the
 
 def test_black_and_white_that_the_table_gives_as_colours_is_read_by_colour() -> None:
     assert settled([coloured(BLACK, WHITE)], table(BLACK, WHITE)).reading is Reading.COLOURS
+
+
+@pytest.mark.parametrize(
+    "facts", [[grey(0, 255)], [grey(0, 1, kind=Kind.BITS)], [grey(0, 1, kind=Kind.BITS), grey(0, 255)]]
+)
+def test_grey_black_and_white_goes_by_the_colours_of_a_table_that_turns_them_round(facts: list[MaskFacts]) -> None:
+    found = settled(facts, table(WHITE, BLACK))
+    assert found.reading is Reading.COLOURS
+    assert "black and white are colours of the class table" in found.statement
+    assert [count(one, Reading.COLOURS, {WHITE: 0, BLACK: 1}).ids for one in facts] == [{0: 100, 1: 100}] * len(facts)
+    assert settled(facts, table(BLACK, WHITE)).reading is Reading.BINARY
+    assert settled(facts, table(BLACK, RED)).reading is Reading.BINARY
+
+
+def test_a_table_that_turns_one_of_black_and_white_round_is_not_guessed_with() -> None:
+    for classes in (table(WHITE, RED), table(RED, BLACK)):
+        message = refusal([grey(0, 255)], classes)
+        assert "black is id 0 and white is id 1, but in the class table" in message
+        assert 'mask_format = "colours"' in message
+    assert "#000000 is id 1 and #FFFFFF" not in refusal([grey(0, 255)], table(WHITE, RED))
+
+
+def test_binary_by_request_is_refused_against_the_colours_of_the_table() -> None:
+    message = refusal([grey(0, 255)], table(WHITE, BLACK), config("binary"))
+    assert "#000000 is id 1 and #FFFFFF is id 0" in message
+    assert 'mask_format = "colours"' in message
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[grey(0, 1, 2, 3)], [grey(0, 1, 255)], [grey(0, 255), grey(0, 7)], [coloured(0, 0x010101, WHITE)]],
+)
+def test_binary_by_request_refuses_more_than_one_value_besides_0(facts: list[MaskFacts]) -> None:
+    message = refusal(facts, table(None, None), config("binary"))
+    assert "hold one value besides 0" in message
+    assert "masks/a.png" in message
+    assert 'mask_format = "ids"' in message
+
+
+def test_one_bit_counts_as_whatever_the_other_masks_hold() -> None:
+    facts = [grey(0, 1, kind=Kind.BITS), grey(0, 255)]
+    assert settled(facts, table(None, None), config("binary")).reading is Reading.BINARY
 
 
 def test_another_value_anywhere_makes_255_no_label_again() -> None:
@@ -201,6 +268,12 @@ def test_16_bit_masks_are_no_colours() -> None:
     assert "above 255" in refusal([grey(0, 300, kind=Kind.WIDE_IDS)], table(RED, GREEN), config("colours"))
 
 
+def test_16_bit_files_are_no_colours_whatever_they_hold() -> None:
+    """They would be refused by the reader, after the audit had said that all is well."""
+    for settings in (config("colours"), config()):
+        assert "16 bits" in refusal([grey(0, 255, kind=Kind.WIDE_IDS)], table(WHITE, BLACK), settings)
+
+
 def test_a_table_without_ids_is_said_to_be_numbered_by_place() -> None:
     assert "numbered by their place" in settled([coloured(RED, GREEN)], table(RED, GREEN, numbered=True)).statement
 
@@ -244,6 +317,13 @@ def test_palettes_of_another_order_are_never_read_as_index(other: MaskFacts, tol
     assert settled(facts, table(RED, GREEN)).reading is Reading.COLOURS
 
 
+def test_ids_by_request_are_refused_for_colours_and_for_palettes_at_once() -> None:
+    facts = [coloured(RED, GREEN), palette(i0=RED, i1=GREEN), palette(i0=GREEN, i1=RED)]
+    message = refusal(facts, table(RED, GREEN), config("ids"))
+    assert "1 masks hold colours: masks/a.png" in message
+    assert "index 0 is #FF0000 in masks/b.png and #00FF00 in masks/c.png" in message
+
+
 def test_one_colour_twice_in_one_palette_is_no_difference_between_files() -> None:
     assert settled([palette(i0=RED, i1=RED), palette(i0=RED, i1=RED)], table(None, None)).reading is Reading.IDS
 
@@ -255,6 +335,7 @@ def test_pixels_are_counted_as_they_will_be_read() -> None:
     assert count(grey(0, 3, 255), Reading.IDS, {}).ids == {0: 100, 3: 100, 255: 100}
     assert count(grey(0, 3, 255), Reading.BINARY, {}).ids == {0: 100, 1: 200}
     assert count(palette(i0=RED, i4=BLUE), Reading.IDS, {}).ids == {0: 100, 4: 100}
+    assert count(palette(i0=RED, i4=TRANSPARENT), Reading.IDS, {}).ids == {0: 100, 255: 100}
     assert count(palette(i0=WHITE, i1=BLACK), Reading.BINARY, {}).ids == {1: 100, 0: 100}
     assert count(coloured(0x070707, TRANSPARENT), Reading.IDS, {}).ids == {7: 100, 255: 100}
     clear = MaskFacts(Kind.GREY_ALPHA, (1, 150), values={255: 100}, clear=50)
@@ -274,4 +355,4 @@ def test_no_pixel_is_lost_or_counted_twice(colours: dict[int, int], beyond: int)
 
 
 def test_no_mask_at_all_settles_nothing_and_is_no_error_of_its_own() -> None:
-    assert settle([], table(RED, GREEN), config()) == Format(None, "no mask could be read")
+    assert settle([], table(RED, GREEN), config()) == Format(None, "no mask has been read")

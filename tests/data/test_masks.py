@@ -177,6 +177,7 @@ def test_a_transparent_entry_of_a_palette_has_no_colour(tmp_path: Path, transpar
     assert describe_mask(path).colours == {pack(RED): 16, TRANSPARENT: 16}
     values = mask_values(read_mask(path, Reading.COLOURS))
     np.testing.assert_array_equal(values, np.where(indices == 0, pack(RED), TRANSPARENT))
+    np.testing.assert_array_equal(read_mask(path), np.where(indices == 0, 0, 255))
 
 
 def test_a_transparent_colour_has_no_colour(tmp_path: Path) -> None:
@@ -266,8 +267,9 @@ def test_arrays_that_are_cut_archived_or_enormous_are_told(tmp_path: Path) -> No
     whole = (tmp_path / "a.npy").read_bytes()
     for content in (whole[:-5], whole[:40], b"", b"nonsense"):
         (tmp_path / "a.npy").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"a\.npy: no array that can be read"):
+        with pytest.raises(ConfigError, match=r"a\.npy: no array that can be read") as caught:
             read_mask(tmp_path / "a.npy")
+        assert "pickle" not in str(caught.value)
     np.savez(tmp_path / "a.npz", IDS)
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     with pytest.raises(ConfigError, match="an archive of arrays"):
@@ -332,10 +334,32 @@ def test_a_file_cut_anywhere_is_told_and_never_half_counted(tmp_path: Path, kind
     noise = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
     image = Image.fromarray(noise.astype(np.uint16)) if kind == "I;16" else Image.fromarray(noise).convert(kind)
     whole = saved(tmp_path / "a.png", image).read_bytes()
-    for length in range(0, len(whole) - 24, max(1, len(whole) // 20)):  # behind: checksums of what was read
+    for length in [*range(0, len(whole) - 24, max(1, len(whole) // 20)), *range(len(whole) - 24, len(whole))]:
         (tmp_path / "a.png").write_bytes(whole[:length])
         with pytest.raises(ConfigError, match=r"a\.png"):
             describe_mask(tmp_path / "a.png")
+
+
+def test_what_follows_the_end_of_a_sound_png_does_not_matter(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", IDS)
+    path.write_bytes(path.read_bytes() + b"left over by a tool")
+    np.testing.assert_array_equal(read_mask(path), IDS)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "raw"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_cut_tiff_is_told_before_libtiff_prints_about_it(
+    tmp_path: Path, compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
+    path = saved(tmp_path / "a.tif", noise, compression=compression)
+    np.testing.assert_array_equal(read_mask(path), noise)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match=r"a\.tif"):
+            describe_mask(path)
+    assert capfd.readouterr().err == ""
 
 
 # --- the real ones

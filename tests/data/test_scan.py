@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from segwatch.errors import SegwatchError
 
 PROCESSES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: no processes are worth it")
 READ_FOR_EVER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind "&" ignores it
+
 from pathlib import Path
 from segwatch.data import scan
 from segwatch.data.config import DataConfig
@@ -91,6 +95,48 @@ def test_every_fault_is_found_at_once_and_named(dataset) -> None:
     assert all(file.reason and file.remedy for file in scan.splits["train"].bad)
     assert [pair.image for pair in scan.splits["train"].pairs] == ["images/train/a.jpg"]
     assert LIMIT_PIXELS < 65535**2
+
+
+def test_images_that_are_lost_are_counted_and_not_their_files(dataset) -> None:
+    dataset.splits([0, 1])
+    for name in ("both", "twice"):
+        dataset.pair("train", name, [0, 1])
+    dataset.image("train", "twice", suffix=".png")
+    dataset.image("train", "alone")
+    dataset.mask("train", "lonely", np.zeros((4, 4), dtype=np.uint8))
+    for path in (dataset.root / "images/train/both.jpg", dataset.root / "masks/train/both.png"):
+        path.write_bytes(b"")
+    found = scan_splits(dataset.config(), dataset.root).splits["train"]
+    assert len(found.bad) == 6
+    assert found.lost == 3
+
+
+def test_a_sound_image_of_more_than_8_bits_is_no_broken_file(dataset) -> None:
+    dataset.splits([0, 1])
+    (dataset.root / "images/train/a.jpg").unlink()
+    deep = Image.fromarray(np.zeros((40, 48), dtype=np.uint16))
+    deep.save(dataset.root / "images/train/a.png")
+    assert faults(scan_splits(dataset.config(), dataset.root)) == {Fault.TOO_DEEP: ["images/train/a.png"]}
+
+
+def test_what_pillow_warns_of_is_told_in_the_audit_alone(dataset) -> None:
+    dataset.splits([0, 1])
+    mask = dataset.root / "masks/train/a.png"
+    mask.unlink()
+    Image.fromarray(np.zeros((40, 48), dtype=np.uint8)).save(mask.with_suffix(".tif"))
+    mask.with_suffix(".tif").write_bytes(mask.with_suffix(".tif").read_bytes()[:70])  # in the middle of its directory
+    with Image.open(dataset.root / "images/val/a.jpg") as image:
+        image.load()
+        image.save(dataset.root / "images/val/a.png")
+    (dataset.root / "images/val/a.jpg").unlink()
+    png = dataset.root / "images/val/a.png"
+    content = bytearray(png.read_bytes())
+    content[16:24] = struct.pack(">II", 20000, 20000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    png.write_bytes(content)
+    scan = scan_splits(dataset.config(), dataset.root)  # a warning would be an error here
+    assert faults(scan) == {Fault.UNREADABLE: ["masks/train/a.tif"]}
+    assert faults(scan, "val") == {Fault.TOO_LARGE: ["images/val/a.png"]}
 
 
 def test_what_a_good_pair_holds_comes_with_the_hash_of_its_image(dataset) -> None:

@@ -183,6 +183,18 @@ def test_a_list_that_names_nothing_is_refused(lists: Lists, content: bytes, said
     assert said in lists.refusal()
 
 
+def test_a_wrong_line_hides_nothing_about_the_files_of_the_others(lists: Lists) -> None:
+    lists.write(train="0.5\nnone\n", val="0.5\n2.5\n")
+    found = lists.found()
+    assert set(found.unlisted) == {"train", "val"}
+    assert stems(found, lists.root) == {"train": ["0.5"], "val": ["2.5"], "test": ["3.5"]}
+
+
+def test_a_name_that_stands_there_twice_is_no_name_that_means_nothing(lists: Lists) -> None:
+    lists.write(train="0.5\n", val="2.5\n0.5\n2.5.jpg\n")
+    assert lists.found().unlisted["val"].remedy == "name each image once, in one list"
+
+
 def test_a_list_that_is_missing_is_refused_and_the_others_are_read(lists: Lists) -> None:
     (lists.root / "val.txt").unlink()
     assert "cannot read the list" in lists.refusal("val")
@@ -268,6 +280,17 @@ def test_a_draw_depends_on_names_and_seed_alone() -> None:
     assert draw(dict(shuffled), split) == draw(units, split)
     others = [draw(units, FractionsConfig(val=0.2, test=0.2, seed=seed)) for seed in range(1, 4)]
     assert all(other != draw(units, split) for other in others)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6, 7, 8, 9, 10), (280, 350, 420, 450, 500, 560, 640, 700), (1, 10, 10, 10)])
+def test_the_seed_matters_where_scenes_are_larger_than_their_share(sizes: tuple[int, ...]) -> None:
+    """Else the smallest scenes are the test set whatever the seed, and a biased one."""
+    units = {str(number): [""] * size for number, size in enumerate(sizes)}
+    draws = [draw(units, FractionsConfig(val=0.1, test=0.1, seed=seed)) for seed in range(60)]
+    most = 2 * 0.1 * sum(sizes)
+    possible = {unit for unit, images in units.items() if len(images) <= most}
+    assert {unit for drawn in draws for unit in drawn["test"]} >= possible
+    assert len(possible) > 1 or len({str(drawn["val"]) for drawn in draws}) > 1
 
 
 def test_a_draw_stays_the_same_from_release_to_release() -> None:
