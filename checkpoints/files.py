@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..durable import write_atomic, write_json
 from ..errors import CorruptCheckpointError
-from .manifest import Architecture, Manifest, Role, StoredFile, read_manifest, verify_file
+from .manifest import NEGATIVE, Architecture, Manifest, Role, StoredFile, read_manifest, verify_file
 
 NONFINITE_NAMED = 8
 """How many non-finite tensors a manifest names: enough to see where it began."""
@@ -70,7 +70,7 @@ def commit(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{draft.stem}.json"
     committed = read_manifest(path) if path.exists() else None
-    bad = nonfinite_tensors(weights) + nonfinite_tensors(state or {})
+    bad = poisoned_tensors(weights) + nonfinite_tensors(state or {})
 
     plain_weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     stored_weights = _store(directory / f"{draft.stem}.pth", plain_weights, committed.weights if committed else None)
@@ -135,6 +135,24 @@ def nonfinite_tensors(tree: Mapping[Any, Any]) -> list[str]:
         finite = torch.stack(largest_magnitudes([tensor for _, _, tensor in members])).isfinite().tolist()
         found += [(order, name) for (order, name, _), good in zip(members, finite, strict=True) if not good]
     return [name for _, name in sorted(found)]
+
+
+def poisoned_tensors(weights: Mapping[str, Tensor]) -> list[str]:
+    """As `nonfinite_tensors`, and behind them each BatchNorm variance that is negative, as `NAME < 0`.
+
+    No training makes a variance negative: the bytes are not what was computed. Above -eps its root is still a number,
+    and the channel is scaled by a factor out of thin air; below, it is NaN. Waits for a GPU once more: for checkpoints.
+    """
+    found = nonfinite_tensors(weights)
+    known = {*found}
+    variances: dict[torch.device, list[tuple[str, Tensor]]] = defaultdict(list)
+    for name, tensor in weights.items():
+        if name.endswith("running_var") and tensor.is_floating_point() and tensor.numel() and name not in known:
+            variances[tensor.device].append((name, tensor.detach().amin().float()))
+    for members in variances.values():
+        negative = (torch.stack([least for _, least in members]) < 0).tolist()
+        found += [f"{name}{NEGATIVE}" for (name, _), bad in zip(members, negative, strict=True) if bad]
+    return found
 
 
 def largest_magnitudes(tensors: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from ..section import Record
 
 MANIFEST_NAME = re.compile(r"^(?:checkpoint_epoch(?P<epoch>\d+)|recovery_step(?P<step>\d+)|initial)\.json$")
 MANIFEST_LIMIT_BYTES = 1 << 20
+NEGATIVE = " < 0"
+"""Behind the name of a BatchNorm variance that is negative, among the names of poisoned tensors."""
 
 
 class Role(StrEnum):
@@ -62,9 +64,9 @@ class Manifest(Record):
     state: StoredFile | None
     """Optimizer, scaler, random states and sampler position; `None` where it was never written."""
     finite: bool
-    """Whether every parameter, buffer and optimizer tensor is finite."""
+    """Whether every parameter, buffer and optimizer tensor is finite, and no running variance is negative."""
     nonfinite: tuple[str, ...] = ()
-    """The first few tensors that are not."""
+    """The first few tensors that are not; a negative variance as `NAME < 0`."""
     class_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     architecture: Architecture
@@ -82,6 +84,16 @@ class Manifest(Record):
                 return f"checkpoint_epoch{self.epoch}"
             case Role.RECOVERY:
                 return f"recovery_step{self.step}"
+
+
+def poison_in_words(names: Sequence[str], shown: int) -> str:
+    """Behind "it holds": what the poisoned tensors `names` hold, the first `shown` of each kind by name."""
+    kinds = {
+        "NaN or Inf in": [name for name in names if not name.endswith(NEGATIVE)],
+        "a negative variance:": [name for name in names if name.endswith(NEGATIVE)],
+    }
+    more = {kind: f" and {len(found) - shown} more" if len(found) > shown else "" for kind, found in kinds.items()}
+    return " and ".join(f"{kind} {', '.join(found[:shown])}{more[kind]}" for kind, found in kinds.items() if found)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -27,7 +27,7 @@ from ..evaluator.config import EvaluatorConfig
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Done, EvaluationReport, Refused, Request, Working, report_path
 from ..evaluator.statistics import Difference, difference, read_per_image
-from .config import load_config
+from .config import RunConfig, load_config
 from .evaluations import read_report
 from .history import SCORED_SPLITS
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, Message, hear_signals
@@ -41,10 +41,14 @@ from .words import percent
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = re.compile(r"checkpoint_epoch([0-9]{1,9})\.pth")
 OUTPUT = "segwatch-evaluation"
+NEEDED = ("test",)
+"""Epochs are ranked by test; val is scored where run.toml names it, and train only compared with them."""
 DATA_LOCK = "data.lock.toml"
 TRIES = 2
 """For a checkpoint over which the evaluator died: once more, in a fresh process."""
 LOOK_SECONDS = 0.5
+REASON_LETTERS = 140
+"""Of a refusal, while others are still being scored."""
 
 
 def evaluate_directory(
@@ -61,11 +65,11 @@ def evaluate_directory(
     is left to the next call. Raises SegwatchError for a person's mistake.
     """
     with signals_raise():
-        config = load_config(source)
+        config = load_config(source, needed=NEEDED)
         found = find(checkpoints)
         where = (output or checkpoints / OUTPUT).absolute()
         with _held(where), log_to(where / "evaluate.log"):
-            data = require(audit_data(source, config, console))
+            data = _audited(source, config, console)
             write_text(where / DATA_LOCK, tomli_w.dumps({"resolved": data.model_dump(mode="json")}))
             _say(console, _beginning(found, data))
             bench = Bench(where, data, config.evaluator, console, evaluator_command)
@@ -80,6 +84,24 @@ def evaluate_directory(
     if stopped is not None:
         return ranking, 128 + stopped
     return ranking, 0 if ranking.scored else 1
+
+
+def _audited(source: Path, config: RunConfig, console: Console) -> ResolvedData:
+    """The data to score on, with what is remarkable about it said; faults of train alone are none of it."""
+    named = tuple(split for split in SCORED_SPLITS if config.data.split or config.data.table(split))
+    report = audit_data(source, config, console, splits=named)
+    data = require(report)
+    for warning in report.warnings:
+        _say(console, f"note: {warning.what}")
+    if not config.data.split and config.data.train is None:
+        _say(console, "note: run.toml names no train: whether its images are among those of val and test is not known")
+    return data.model_copy(
+        update={
+            "splits": {split: data.splits[split] for split in named},
+            "table_ids": tuple(entry.id for entry in report.classes),
+            "named_ids": tuple(entry.id for entry in report.classes if entry.name),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,8 @@ class Bench:
         self._output = output
         self._config = config
         self._console = console
-        self._fingerprints = {split: data.fingerprint(split) for split in SCORED_SPLITS}
+        self._fingerprints = {split: data.fingerprint(split) for split in data.splits}
+        self._splits = tuple(data.splits)
         self._classes = data.class_ids
         inbox = Inbox()
         scorer = Scorer(
@@ -156,7 +179,7 @@ class Bench:
                     break
                 self._tell(candidates[-1])
         waiting = tuple(path.name for _, path in found.files[len(candidates) :])
-        ranking = Ranking(found.directory, tuple(candidates), found.others, waiting)
+        ranking = Ranking(found.directory, tuple(candidates), found.others, waiting, splits=self._splits)
         return replace(ranking, difference=self._difference(ranking)), stopped
 
     def close(self) -> None:
@@ -183,13 +206,13 @@ class Bench:
                 epoch, path.name, why_not=f"{path.name} cannot be read: {error.strerror}", verdict="failed"
             )
         known = self._known(epoch, sha256)
-        missing = tuple(split for split in SCORED_SPLITS if split not in known)
+        missing = tuple(split for split in self._splits if split not in known)
         if not missing:
             return Candidate(epoch, path.name, sha256, known)
         request = Request(manifest=str(path), attempt=0, epoch=epoch, sha256=sha256, splits=missing, foreign=True)
         refused = self._desk.ask(request, lambda what, done, total: told(f"epoch {epoch} {what}", done, total))
         known = self._known(epoch, sha256)
-        if refused is None and len(known) < len(SCORED_SPLITS):
+        if refused is None and len(known) < len(self._splits):
             refused = Refused(attempt=0, epoch=epoch, reason="error", message=f"{path.name}: its report is not there")
         if refused is None:
             return Candidate(epoch, path.name, sha256, known)
@@ -199,7 +222,7 @@ class Bench:
 
     def _known(self, epoch: int, sha256: str) -> dict[str, EvaluationReport]:
         """The reports on these very bytes, over these very files, seen in the same way: what need not be done again."""
-        found = {split: read_report(report_path(self._output, 0, epoch, split)) for split in SCORED_SPLITS}
+        found = {split: read_report(report_path(self._output, 0, epoch, split)) for split in self._splits}
         return {
             split: report
             for split, report in found.items()
@@ -210,6 +233,7 @@ class Bench:
         overlap = self._config.overlap if self._config.window else report.overlap
         return (
             report.data_fingerprint == self._fingerprints[split]
+            and (report.per_image is None or (self._output / "evaluations" / report.per_image).is_file())
             and report.class_ids == self._classes
             and (report.resolution, report.window) == (self._config.resolution, self._config.window)
             and report.overlap == overlap
@@ -244,16 +268,24 @@ class Bench:
             yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
     def _tell(self, candidate: Candidate) -> None:
-        scores = [f"{split} mIoU {percent(candidate.miou(split))}" for split in SCORED_SPLITS]
+        scores = [f"{split} mIoU {percent(candidate.miou(split))}" for split in self._splits]
         flags = sorted({report.verdict.value for report in candidate.reports.values()} - {"ok"})
-        words = f"{candidate.verdict}: {candidate.why_not}" if candidate.why_not else ", ".join([*scores, *flags])
+        words = (
+            f"{candidate.verdict}: {_begun(candidate.why_not)}" if candidate.why_not else ", ".join([*scores, *flags])
+        )
         _say(self._console, f"epoch {candidate.epoch}: {words}")
 
 
+def _begun(reason: str) -> str:
+    """A long one stands in full at the end."""
+    return reason if len(reason) <= REASON_LETTERS else f"{reason[:REASON_LETTERS].rsplit(' ', 1)[0]} ... (see the end)"
+
+
 def _beginning(found: Found, data: ResolvedData) -> str:
-    images = " and ".join(f"{len(data.splits[split])} {split}" for split in SCORED_SPLITS)
+    images = " and ".join(f"{len(pairs)} {split}" for split, pairs in data.splits.items())
+    files = "1 checkpoint" if len(found.files) == 1 else f"{len(found.files)} checkpoints"
     return (
-        f"{len(found.files)} checkpoints in {found.directory}, to be scored on {images} images, "
+        f"{files} in {found.directory}, to be scored on {images} images, "
         f"{len(data.classes)} classes: {', '.join(f'{c.id} {c.name}' for c in data.classes)}"
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..durable import write_json, write_text
-from ..evaluator.report import EvaluationReport
+from ..evaluator.report import EvaluationReport, Verdict
 from ..evaluator.statistics import Difference
 from .history import SCORED_SPLITS
 from .words import percent
@@ -39,7 +39,14 @@ COLUMNS = (
     "verdict",
     "sha256",
     "message",
+    "images",
+    "skipped_images",
+    "policy",
 )
+DROPPED_FIRST = ("pixel acc.", "test FWIoU", "95 %", "val mIoU")
+"""Columns of the terminal's table that a narrow one goes without."""
+GAP = 2
+"""Blanks between two columns."""
 CAVEAT = (
     "The best by test was chosen by looking at the test set, so its test mIoU is optimistic; "
     "the test mIoU of the best by val is the honest figure"
@@ -74,6 +81,8 @@ class Ranking:
     """Other .pth files there."""
     waiting: tuple[str, ...] = ()
     """Files that were not come to before somebody stopped it."""
+    splits: tuple[str, ...] = SCORED_SPLITS
+    """Those that run.toml names."""
     difference: Difference | None = None
     """Test mIoU of the best by test minus that of the best by val, where they are two."""
 
@@ -134,7 +143,7 @@ def _csv(ranking: Ranking) -> str:
     rows.writerow(COLUMNS)
     ranks = {split: ranking.ranks(split) for split in SCORED_SPLITS}
     for candidate in ranking.candidates:
-        for split in SCORED_SPLITS:
+        for split in ranking.splits:
             figures = _figures(candidate, split) | {"rank": ranks[split].get(candidate.file), "split": split}
             rows.writerow([_cell(figures.get(column)) for column in COLUMNS])
     return text.getvalue()
@@ -157,6 +166,9 @@ def _figures(candidate: Candidate, split: str) -> dict[str, Any]:
         "per_image_foreground_dice": report.per_image_foreground_dice,
         "verdict": report.verdict.value,
         "message": report.message,
+        "images": report.images,
+        "skipped_images": report.skipped_images,
+        "policy": report.policy,
     }
 
 
@@ -217,7 +229,7 @@ def _winner(candidate: Candidate | None) -> dict[str, Any] | None:
     if candidate is None:
         return None
     mious = {f"{split}_miou": candidate.miou(split) for split in SCORED_SPLITS}
-    return {"epoch": candidate.epoch, "file": candidate.file, **mious}
+    return {"epoch": candidate.epoch, "file": candidate.file, **mious, "flags": _flags(candidate)}
 
 
 def _entry(candidate: Candidate, ranks: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -239,7 +251,7 @@ def _draw(ranking: Ranking, path: Path) -> None:
 
     points = []
     for candidate in ranking.candidates:
-        for split in SCORED_SPLITS:
+        for split in ranking.splits:
             figures = _figures(candidate, split)
             points.append(
                 Point(candidate.epoch, split, figures.get("miou"), figures.get("miou_low"), figures.get("miou_high"))
@@ -260,34 +272,79 @@ def show(ranking: Ranking, console: Console) -> None:
     """The ranking of all epochs by test mIoU, the two winners, and what was left out and why."""
     if ranking.reports:
         _show_table(ranking, console)
-        for line in winner_lines(ranking):
+        for line in (*policy_lines(ranking), *winner_lines(ranking)):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     for line in left_out_lines(ranking):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _show_table(ranking: Ranking, console: Console) -> None:
-    title = f"{len(ranking.candidates)} checkpoints of {ranking.directory}, ranked by test mIoU"
+    title = f"{_count(len(ranking.candidates), 'checkpoint')} of {ranking.directory}, ranked by test mIoU"
     console.print(f"\n{title}", soft_wrap=True, highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("rank", "epoch", "test mIoU", "95 %", "val mIoU", "test FWIoU", "pixel acc.", "note"):
+    rows = _rows(ranking)
+    widths = {column: max(len(word) for word in (column, *(row[column] for row in rows))) for column in rows[0]}
+    widths["note"] = max(len(word) for row in rows for word in ("note", *row["note"].split()))  # it may be folded
+    dropped: list[str] = []
+    while _needed(widths) > console.width and len(dropped) < len(DROPPED_FIRST):
+        dropped.append(DROPPED_FIRST[len(dropped)])
+        widths.pop(dropped[-1], None)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column, width in widths.items():
         words = column == "note"
-        table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        # A column that is cut off shows another number: where there is no room at all, the terminal breaks the lines.
+        table.add_column(
+            column,
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+            min_width=width,
+        )
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in widths))
+    console.print(table, width=max(console.width, _needed(widths)), crop=False)
+    if dropped:
+        left_out = ", ".join(dropped)
+        console.print(f"no room here for {left_out}: see results.csv", soft_wrap=True, highlight=False, markup=False)
+
+
+def _rows(ranking: Ranking) -> list[dict[str, str]]:
+    """What the terminal's table holds, by column; best by test first."""
     ranks = ranking.ranks("test")
-    unranked = [c for c in ranking.candidates if c.file not in ranks]
+    unranked = [candidate for candidate in ranking.candidates if candidate.file not in ranks]
+    rows = []
     for candidate in [*ranking.in_order("test"), *unranked]:
         test = _figures(candidate, "test")
-        table.add_row(
-            str(ranks.get(candidate.file, "-")),
-            str(candidate.epoch),
-            percent(test.get("miou")),
-            interval_words(test.get("miou_low"), test.get("miou_high")),
-            percent(candidate.miou("val")),
-            percent(test.get("fwiou")),
-            percent(test.get("pixel_accuracy")),
-            Text(_note(ranking, candidate)),
+        rows.append(
+            {
+                "rank": str(ranks.get(candidate.file, "-")),
+                "epoch": str(candidate.epoch),
+                "test mIoU": percent(test.get("miou")),
+                "95 %": interval_words(test.get("miou_low"), test.get("miou_high")),
+                "val mIoU": percent(candidate.miou("val")),
+                "test FWIoU": percent(test.get("fwiou")),
+                "pixel acc.": percent(test.get("pixel_accuracy")),
+                "note": _note(ranking, candidate),
+            }
         )
-    console.print(table)
+    return rows
+
+
+def _needed(widths: Mapping[str, int]) -> int:
+    """Columns of a terminal for a table of these widths."""
+    return sum(widths.values()) + GAP * len(widths)
+
+
+def policy_lines(ranking: Ranking) -> list[str]:
+    """What the figures are figures of: images, skipped ones, classes, size, leaks; once where val and test agree."""
+    told: dict[str, list[str]] = {}
+    for split in reversed(ranking.splits):
+        winner = ranking.best(split)
+        if winner is None:
+            continue
+        report = winner.reports[split]
+        skipped = f", {report.skipped_images} skipped" if report.skipped_images else ""
+        told.setdefault(report.policy, []).append(f"{_count(report.images, f'{split} image')}{skipped}")
+    return [f"what counts: {' and '.join(images)}: {policy}" for policy, images in told.items()]
 
 
 def interval_words(low: float | None, high: float | None) -> str:
@@ -299,14 +356,21 @@ def _note(ranking: Ranking, candidate: Candidate) -> str:
     won = [split for split in ("test", "val") if ranking.best(split) is candidate]
     notes = [f"best by {' and '.join(won)}"] if won else []
     notes += [candidate.verdict] if candidate.verdict else []
-    notes += sorted({report.verdict.value for report in candidate.reports.values()} - {"ok"})
-    return ", ".join(notes)
+    return ", ".join([*notes, *_flags(candidate)])
+
+
+def _flags(candidate: Candidate) -> list[str]:
+    """The verdicts on it that are not `ok`."""
+    return sorted({report.verdict.value for report in candidate.reports.values()} - {"ok"})
 
 
 def winner_lines(ranking: Ranking) -> list[str]:
     """The best by test and by val, the gap between them, and how far to trust it."""
     lines = []
     for split in ("test", "val"):
+        if split not in ranking.splits:
+            lines.append(f"best by {split:4}: not known, run.toml names no {split}")
+            continue
         winner = ranking.best(split)
         if winner is None:
             lines.append(f"best by {split}: none, no epoch has a score on {split}")
@@ -317,9 +381,19 @@ def winner_lines(ranking: Ranking) -> list[str]:
         beside = f"; test mIoU {percent(winner.miou('test'))}" if split == "val" else ""
         lines.append(
             f"best by {split:4}: epoch {winner.epoch}, {split} mIoU {percent(winner.miou(split))}{noise}{beside}: "
-            f"{winner.file}"
+            f"{winner.file}{_doubt(ranking, winner, split)}"
         )
     return [*lines, *_gap_lines(ranking)]
+
+
+def _doubt(ranking: Ranking, winner: Candidate, split: str) -> str:
+    """Behind a winner that is none: the best of epochs that all predict one class says nothing about learning."""
+    verdict = winner.reports[split].verdict
+    if verdict is Verdict.OK:
+        return ""
+    scored = [candidate.reports[split] for candidate in ranking.in_order(split)]
+    alike = len(scored) > 1 and all(report.verdict is verdict for report in scored)
+    return f" ({verdict.value}: it predicts one class everywhere{', as every epoch here does' if alike else ''})"
 
 
 def _gap_lines(ranking: Ranking) -> list[str]:
@@ -339,7 +413,8 @@ def left_out_lines(ranking: Ranking) -> list[str]:
     """What has no score and why; warnings that stand with scores."""
     lines = []
     if ranking.left_out:
-        lines.append(f"\n{_count(len(ranking.left_out), 'file')} left out, and nothing of them was executed:")
+        them = "it" if len(ranking.left_out) == 1 else "them"
+        lines.append(f"\n{_count(len(ranking.left_out), 'file')} left out, and nothing of {them} was executed:")
         lines += [f"  {candidate.why_not}" for candidate in ranking.left_out]
     lines += _messages(ranking)
     if ranking.waiting:

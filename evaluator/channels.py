@@ -1,7 +1,8 @@
 """PURE: which class each channel of a foreign network is, and whether the data agrees. No torch, no file.
 
 The widespread UNet code sorts the values that occur in its masks and trains the rank as the class: `mask_values[i]` is
-what channel i means. A set or an order that differs from the data's would score every class as another one.
+what channel i means. A set or an order that differs from the data's would score every class as another one. Of its
+own checkpoints segwatch knows the classes from the manifest beside them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..checkpoints.manifest import Manifest
 from ..data.config import NO_LABEL
 from ..data.resolved import Reading, ResolvedClass, ResolvedData
-from .inspection import UnfitError
+from .inspection import UnfitError, printable
 
 MASK_VALUES = "mask_values"
 Value = int | tuple[int, ...]
@@ -21,17 +23,21 @@ SHOWN = 40
 UNCHECKED = "it has no mask_values, so the order of its classes could not be checked"
 
 
-def refuse_other_classes(mask_values: Any, classes: int, data: ResolvedData) -> list[str]:
+def refuse_other_classes(mask_values: Any, classes: int, data: ResolvedData, own: Manifest | None = None) -> list[str]:
     """Raises UnfitError unless channel i is class i of `data`; returns what could not be checked, in words.
 
-    `mask_values` is as the file has it, `None` where it has none; `classes` is how many channels the network has.
+    `mask_values` is as the file has it, `None` where it has none; `classes` is how many channels the network has;
+    `own` is the manifest that segwatch wrote of this very file.
     """
+    if own is not None:
+        _refuse_other_manifest(own, data)
     if mask_values is None:
         if classes != len(data.classes):
             raise UnfitError(
-                f"has {classes} classes and no mask_values; this data has {len(data.classes)}: {_expected(data)}"
+                f"has {classes} channels, one per class, and no mask_values; this data has {len(data.classes)} "
+                f"classes: {_expected(data)}. {_fitting(classes, data)}"
             )
-        return [UNCHECKED]
+        return [] if own is not None else [UNCHECKED]
     values = _read(mask_values)
     if len(values) != classes:
         raise UnfitError(f"has {classes} classes, but {len(values)} mask_values: {_shown(values)}")
@@ -44,6 +50,34 @@ def refuse_other_classes(mask_values: Any, classes: int, data: ResolvedData) -> 
         f"was trained on other classes: its channels are the mask values {_shown(values)}, the classes of this data "
         f"are {_expected(data)}. {_remedy(values, data)}"
     )
+
+
+def _refuse_other_manifest(own: Manifest, data: ResolvedData) -> None:
+    """Names count too: masks that were numbered anew have the same ids for other things."""
+    if (own.class_ids, own.class_names) == (data.class_ids, data.class_names):
+        return
+    theirs, ours = (
+        _list([f"{id_} {printable(name, 40)}".rstrip() for id_, name in zip(ids, names, strict=False)])
+        for ids, names in ((own.class_ids, own.class_names), (data.class_ids, data.class_names))
+    )
+    if own.class_ids == data.class_ids:
+        remedy = "Give them the same names in the class table, where they are the same classes"
+    elif {*own.class_ids} <= {*(data.table_ids or own.class_ids)}:
+        remedy = f"Set data.use = {[*own.class_ids]} to score it on its own classes, if they are the same here"
+    else:
+        remedy = "Score it on the class table and the masks that it was trained with"
+    raise UnfitError(
+        f"was trained on other classes: its manifest says {theirs}, the classes of this data are {ours}. {remedy}"
+    )
+
+
+def _fitting(classes: int, data: ResolvedData) -> str:
+    """Which `data.use` would have as many classes, in words."""
+    for ids, what in ((data.table_ids, "the whole class table"), (data.named_ids, "all that have a name there")):
+        if len(ids) == classes:
+            return f"Set data.use = {[*ids]}, {what}, if those are its channels in ascending id"
+    known = f"; the class table has {len(data.table_ids)}: {[*data.table_ids]}" if data.table_ids else ""
+    return f"It takes a data.use of {classes} ids, those of its channels in ascending order{known}"
 
 
 def _read(found: Any) -> list[Value]:
@@ -107,7 +141,18 @@ def _hex(colour: Sequence[int]) -> str:
     return "#" + "".join(f"{part:02X}" for part in colour)
 
 
+def _remedy_of_binary(values: Sequence[Value]) -> str:
+    if len(values) == 2 and 0 in values:
+        return (
+            "These are the same two the other way round, and black-and-white masks are always 0 first: no setting "
+            "turns its channels"
+        )
+    return "The masks of this data are black and white, two classes, and its masks were not"
+
+
 def _remedy(values: Sequence[Value], data: ResolvedData) -> str:
+    if data.reading is Reading.BINARY:
+        return _remedy_of_binary(values)
     ids = [value for value in values if isinstance(value, int)]
     expected = {value for entry in data.classes for value in (entry.values if ids else entry.colours)}
     if data.reading is Reading.COLOURS and ids:
@@ -119,6 +164,8 @@ def _remedy(values: Sequence[Value], data: ResolvedData) -> str:
         return f"They are the same in another order, {order}. Number them in the class table as its channels are"
     if data.reading is Reading.COLOURS:
         return "Give the class table these colours, with ids in this order, and name the ids in data.use"
+    if ids == [0, NO_LABEL]:
+        return 'It was trained on black-and-white masks: set data.mask_format = "binary" where these are the same'
     if NO_LABEL in ids:
         return "255 means no label here and is no class: it cannot be compared with a network that learnt it as one"
     if ids != sorted(ids):

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoints.manifest import Architecture
 from ..data.cache import LabelCache, PixelCache, open_cache, open_labels
+from ..data.frozen import read_frozen, require_unchanged
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_text
 from ..errors import ConfigError
@@ -44,6 +45,8 @@ from .windows import Window
 SPLITS = ("val", "test")
 WORST_IMAGES = 10
 """How many a report names."""
+CHANGES_NAMED = 5
+"""Files that changed, in a refusal that each epoch without a score repeats; `segwatch run` names more."""
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,8 @@ class Evaluator:
     def __init__(self, spec: EvaluatorSpec, *, progress: Callable[[int, int], None] | None = None) -> None:
         """Load everything. `progress` is told (done, total) images.
 
-        Raises ConfigError for a device that is not there and for data that cannot be read, DeviceLostError for a
-        device that is there and does not work.
+        Raises ConfigError for a device that is not there and for data that cannot be read or is not that of the run,
+        DeviceLostError for a device that is there and does not work.
         """
         self.device = resolve_device(spec.device)
         self._run_dir = spec.run_dir
@@ -67,7 +70,9 @@ class Evaluator:
         self._resolution: Resolution = spec.resolution
         self._window = Window(spec.window, spec.overlap if spec.window else 0.0)
         self._data = ResolvedData.load(spec.run_dir / spec.data_lock)
+        require_same_files(spec, self._data)
         self._splits = load_splits(self._data, spec.cache_dir, progress, resolution=spec.resolution)
+        require_same_files(spec, self._data)  # again: to load them may take minutes
         self._shell: _Shell | None = None
         if not answers(self.device):
             raise DeviceLostError(f"{self.device} does not answer")
@@ -279,6 +284,13 @@ def answers(device: torch.device) -> bool:
 def describe(device: torch.device) -> str:
     """`cpu`, or `cuda:0 (NVIDIA H100)`."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def require_same_files(spec: EvaluatorSpec, data: ResolvedData) -> None:
+    """Raises ConfigError where val or test is not what it was when the run began: its scores would not compare."""
+    files = None if spec.files is None else spec.run_dir / spec.files
+    if files is not None and files.exists():  # an older release wrote none
+        require_unchanged(data.root, read_frozen(files), splits=SPLITS, where=spec.run_dir, listed=CHANGES_NAMED)
 
 
 def load_splits(

@@ -1,7 +1,8 @@
 """Reads a checkpoint that segwatch did not write: a bare state dict of the widespread UNet. Never executes anything.
 
 What the network is comes from its tensors alone: classes, base channels, input channels, and how it goes up. Which
-class a channel is comes from the key `mask_values`, the sorted mask values of its training: see `channels`.
+class a channel is comes from the key `mask_values`, the sorted mask values of its training, and from a manifest of
+segwatch beside the very file: see `channels`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.files import nonfinite_tensors
-from ..checkpoints.manifest import Architecture, Manifest, Role, StoredFile
+from ..checkpoints.files import poisoned_tensors
+from ..checkpoints.manifest import MANIFEST_LIMIT_BYTES, Architecture, Manifest, Role, StoredFile
 from ..data.resolved import ResolvedData
 from .channels import MASK_VALUES, refuse_other_classes
 from .inspection import UnfitError, inspect, opened, printable, sha256_of
@@ -33,6 +34,7 @@ BASE_LIMIT = 1024
 CLASSES_LIMIT = 255
 COUNTER = "num_batches_tracked"
 IMAGE_CHANNELS = 3
+ARRAYS = "holds numbers of numpy; save mask_values as a plain list, [int(value) for value in mask_values]"
 NAMES_CODE = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -49,7 +51,7 @@ def read_foreign(request: Request, data: ResolvedData) -> Checkpoint:
         tensors, mask_values, caveats = _take_apart(tree, size)
         architecture = _architecture(tensors)
         classes = max(2, architecture.classes)
-        caveats += refuse_other_classes(mask_values, classes, data)
+        caveats += refuse_other_classes(mask_values, classes, data, _own_manifest(path, request.sha256))
     except FileNotFoundError as error:
         raise RefusalError("missing", f"{path.name} is gone") from error
     except UnfitError as error:
@@ -65,7 +67,7 @@ def read_foreign(request: Request, data: ResolvedData) -> Checkpoint:
         step_in_epoch=0,
         weights=StoredFile(name=path.name, sha256=request.sha256, size=size),
         state=None,
-        finite=not (nonfinite := nonfinite_tensors(tensors)),
+        finite=not (nonfinite := poisoned_tensors(tensors)),
         class_ids=data.class_ids,
         class_names=data.class_names,
         architecture=architecture.model_copy(update={"classes": classes}),
@@ -96,10 +98,23 @@ def _load(file: BufferedReader, sha256: str) -> object:
     return tree
 
 
+def _own_manifest(path: Path, sha256: str) -> Manifest | None:
+    """What segwatch wrote beside these very bytes; `None` where there is nothing, or what anybody may have written."""
+    try:
+        with opened(path.with_suffix(".json")) as file:
+            content = file.read(MANIFEST_LIMIT_BYTES + 1)
+        manifest = Manifest.model_validate_json(content)
+    except (OSError, UnfitError, ValueError):
+        return None
+    return manifest if len(content) <= MANIFEST_LIMIT_BYTES and manifest.weights.sha256 == sha256 else None
+
+
 def _why_unreadable(message: str) -> str:
     """In our words: those of torch recommend to load the file without the safety."""
     if match := NAMES_CODE.search(message):
         what = f"its pickle names {printable(match[1])}"
+        if match[1].startswith("numpy"):
+            return f"{ARRAYS}: {what}, which loading might execute. Nothing was executed"
         return f"holds more than tensors: {what}, which loading might execute. Nothing was executed"
     if not message.strip() or message.startswith("Weights only"):
         return "cannot be read as tensors: it is cut short, or its pickle is not that of a state dict"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from ..checkpoints.manifest import poison_in_words
 from ..data.resolved import Reading, ResolvedData
 from .metrics import Scores
 from .report import Verdict
@@ -24,7 +25,8 @@ Resolution = Literal["scaled", "native"]
 def judge(counted: Tally, class_names: Sequence[str], nonfinite_weights: Sequence[str]) -> tuple[Verdict, str]:
     """The verdict, and what it rests on in words.
 
-    A non-finite tensor is enough: an infinite running variance makes its channel 0 and the logits look healthy.
+    A poisoned tensor is enough: an infinite running variance makes its channel 0, one just below 0 makes it large, and
+    the logits look healthy.
     """
     if counted.nonfinite or nonfinite_weights:
         facts = []
@@ -32,7 +34,7 @@ def judge(counted: Tally, class_names: Sequence[str], nonfinite_weights: Sequenc
             images = _named([counted.per_image.names[index] for index in counted.nonfinite])
             facts.append(f"the logits of {len(counted.nonfinite)} of {counted.images} images are NaN or Inf: {images}")
         if nonfinite_weights:
-            facts.append(f"the checkpoint holds NaN or Inf in {_named(nonfinite_weights)}")
+            facts.append(f"the checkpoint holds {poison_in_words(nonfinite_weights, NAMED)}")
         return Verdict.NOT_FINITE, "; ".join(facts)
     if not counted.counted_pixels:
         return Verdict.OK, "every pixel is ignored: there is nothing to score"
@@ -73,7 +75,7 @@ def _left_out(data: ResolvedData, split: str) -> Iterator[str]:
             yield f"{entry.name or entry.id} joins the ids {', '.join(map(str, entry.values))}"
     yield "unused and unknown colours ignored" if data.reading is Reading.COLOURS else "id 255 and unused ids ignored"
     if skipped := data.skipped.get(split):
-        yield f"{skipped} unusable {'file' if skipped == 1 else 'files'} skipped"
+        yield f"{skipped} unusable {'image' if skipped == 1 else 'images'} skipped"
     if leaked := data.leaked.get(split):
         yield f"{leaked} of {len(data.splits[split])} images {'is' if leaked == 1 else 'are'} also in train"
 

@@ -176,5 +176,23 @@ def broken_law(scores: Scores) -> str:
     return ""
 
 
+def differing_figure(told: Scores, computed: Scores) -> str:
+    """In words, the first figure that is `told` and was `computed` otherwise; empty where all are the same."""
+    if len(told.per_class) != len(computed.per_class):
+        return f"{len(told.per_class)} classes are told, {len(computed.per_class)} are in the matrix"
+    for figure in ("miou", "mean_dice", "mean_accuracy", "fwiou", "pixel_accuracy", "classes_averaged"):
+        if not _alike(said := getattr(told, figure), found := getattr(computed, figure)):
+            return f"{figure} {said} is told, the matrix gives {found}"
+    for index, (one, other) in enumerate(zip(told.per_class, computed.per_class, strict=True)):
+        for figure in ("iou", "dice", "accuracy", "support", "predicted"):
+            if not _alike(said := getattr(one, figure), found := getattr(other, figure)):
+                return f"{figure} {said} of class {index} is told, the matrix gives {found}"
+    return ""
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and abs(one - other) <= TOLERANCE)
+
+
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checkpoints.files import load_weights, nonfinite_tensors
+from ..checkpoints.files import load_weights, poisoned_tensors
 from ..checkpoints.manifest import Architecture, Manifest, read_manifest
 from ..data.resolved import ResolvedData
 from ..errors import CorruptCheckpointError
@@ -30,7 +30,7 @@ class Checkpoint:
     manifest: Manifest
     weights: Mapping[str, Tensor]
     nonfinite: tuple[str, ...]
-    """The parameters and buffers that hold a NaN or an Inf."""
+    """The parameters and buffers that hold a NaN or an Inf; a negative running variance as `NAME < 0`."""
     caveats: tuple[str, ...] = ()
     """What a score of it rests on without proof, in words: for the report's message."""
 
@@ -59,7 +59,7 @@ def read_checkpoint(run_dir: Path, request: Request) -> Checkpoint:
     if manifest.weights.sha256 != request.sha256:
         raise RefusalError("corrupt", f"{request.manifest} names other bytes than were committed (sha256 differs)")
     weights = _read_weights(path.parent, manifest)
-    return Checkpoint(manifest, weights, tuple(nonfinite_tensors(weights)))
+    return Checkpoint(manifest, weights, tuple(poisoned_tensors(weights)))
 
 
 def _read_weights(directory: Path, manifest: Manifest) -> dict[str, Tensor]:

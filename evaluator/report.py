@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, TypeAdapter, model_validator
 
 from ..section import Record
-from .metrics import Scores, broken_law
+from .metrics import Scores, broken_law, differing_figure, score
 
 
 class Verdict(StrEnum):
@@ -21,7 +22,8 @@ class Verdict(StrEnum):
     SINGLE_CLASS = "single-class"
     """The network predicts one class everywhere although the truth has more; the score is kept and flagged."""
     NOT_FINITE = "not-finite"
-    """Logits were NaN or Inf: argmax of NaN is class 0, so there is no score at all."""
+    """Logits or weights were NaN or Inf, or a running variance is negative: argmax of NaN is class 0, so there is no
+    score at all."""
     FAILED = "failed"
     """The evaluator could not score it (crash, out of memory, time limit); the reason is in the event."""
     CORRUPT = "corrupt"
@@ -32,6 +34,8 @@ class EvaluatorSpec(Record):
     run_dir: Path
     """Absolute."""
     data_lock: str = "run.lock.toml"
+    files: str | None = None
+    """Beside it, what the files held when the run began: only these are scored. `None`: whatever they hold."""
     cache_dir: Path
     device: str
     batch_size: int
@@ -118,6 +122,10 @@ class EvaluationReport(Record):
             raise ValueError(f"the matrix holds {total} pixels, {self.counted_pixels} were counted")
         if self.scores is not None and (broken := broken_law(self.scores)):
             raise ValueError(f"{broken}. These figures do not come from one confusion matrix")
+        if self.scores is not None and self.confusion is not None:
+            computed = score(np.array(self.confusion, dtype=np.int64))
+            if other := differing_figure(self.scores, computed):
+                raise ValueError(f"{other}: these figures do not come from this one confusion matrix")
         return self
 
 

@@ -95,13 +95,14 @@ def per_image_foreground_dice(images: PerImage) -> float | None:
         (2 |truth and prediction| + 1e-6) / (|truth| + |prediction| + 1e-6)
 
     so that a class which is in neither counts as 1, and as almost 0 once a single stray pixel predicts it. Ignored
-    pixels are in no plane. Neither the Dice of a whole split nor bound to its IoU by any law: see docs/metrics.md.
-    `None` without images or without a second class.
+    pixels are in no plane, and an image of them alone is none of the images. Neither the Dice of a whole split nor
+    bound to its IoU by any law: see docs/metrics.md. `None` without a counted pixel or without a second class.
     """
-    if not images.names or images.support.shape[1] < 2:
+    counted = images.support.sum(axis=1) > 0
+    if not counted.any() or images.support.shape[1] < 2:
         return None
-    both = 2 * images.intersection[:, 1:]
-    either = images.support[:, 1:] + images.predicted[:, 1:]
+    both = 2 * images.intersection[counted, 1:]
+    either = images.support[counted, 1:] + images.predicted[counted, 1:]
     return float(((both + EPSILON) / (either + EPSILON)).mean())
 
 

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..checkpoints.manifest import NEGATIVE
 from .config import Amp
 from .contract import Cause
 
@@ -142,10 +143,15 @@ class Health:
 
 
 def nan_weights(step: int, names: Sequence[str], *, when: str) -> Verdict:
-    """The verdict on a model, or a state, whose tensors `names` hold NaN or Inf; `when` says how it came to light."""
+    """The verdict on a model, or a state, whose tensors `names` are poisoned; `when` says how it came to light."""
     assert names
     first, more = names[0], f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
-    if first.endswith(("running_mean", "running_var")):
+    if first.endswith(NEGATIVE):
+        what = (
+            f"BatchNorm running variance {first.removesuffix(NEGATIVE)}{more} is negative, which no training makes it: "
+            "every evaluation would be nonsense although the training loss may look healthy"
+        )
+    elif first.endswith(("running_mean", "running_var")):
         what = (
             f"BatchNorm running statistic {first}{more} is not finite: every evaluation would be NaN although the "
             "training loss may be finite"

@@ -286,7 +286,7 @@ class Session:
 
     def _check_state(self, when: str) -> Verdict | None:
         """Every parameter, buffer and optimizer tensor, with names; the host waits for it."""
-        names = files.nonfinite_tensors(self.model.state_dict())
+        names = files.poisoned_tensors(self.model.state_dict())
         names += files.nonfinite_tensors({"optimizer": self.optimizer.state_dict()["state"]})
         return nan_weights(self.position.step, names, when=when) if names else None
 

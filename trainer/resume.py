@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.files import Identity, load_state, load_weights
-from ..checkpoints.manifest import Manifest, read_manifest
+from ..checkpoints.manifest import Manifest, poison_in_words, read_manifest
 from ..errors import ConfigError, CorruptCheckpointError
 from .contract import AttemptSpec
 from .optim import Precision
@@ -125,7 +125,8 @@ def _manifest(path: Path, identity: Identity) -> Manifest:
             "there is no such checkpoint to resume from", where=path, remedy="resume from one that is in checkpoints/"
         ) from error
     if not manifest.finite:
-        raise CorruptCheckpointError(f"holds NaN or Inf in {', '.join(manifest.nonfinite)}", where=path)
+        held = poison_in_words(manifest.nonfinite, len(manifest.nonfinite))
+        raise CorruptCheckpointError(f"holds {held}", where=path)
     if manifest.config_hash != identity.config_hash or manifest.architecture != identity.architecture:
         raise ConfigError(
             "this checkpoint belongs to a run with other data, classes or model",

@@ -134,6 +134,19 @@ def test_tensors_that_are_not_finite_are_named_wherever_they_are(tmp_path):
     assert manifest.nonfinite == ("norm.running_var", "optimizer.state.3.exp_avg")
 
 
+@pytest.mark.parametrize("value", [-1.0, -5e-6])
+def test_a_negative_running_variance_is_committed_as_poisoned_and_named(tmp_path, value):
+    """Above -eps the logits stay finite: nothing else would ever tell."""
+    bad = weights() | {"norm.running_var": torch.tensor([1.0, value]), "norm.running_mean": torch.tensor([-1.0])}
+    manifest = commit(tmp_path, weights=bad)
+    assert (manifest.finite, manifest.nonfinite) == (False, ("norm.running_var < 0",))
+
+
+def test_a_variance_that_is_not_finite_is_named_once():
+    bad = {"a.running_var": torch.tensor([-float("inf")]), "b.running_var": torch.zeros(2), "c.weight": -torch.ones(1)}
+    assert files.poisoned_tensors(bad) == ["a.running_var"]
+
+
 def test_large_but_finite_tensors_are_finite():
     assert files.nonfinite_tensors({"a": torch.full((1000,), 3e38), "b": torch.full((9,), 6e4).half()}) == []
 

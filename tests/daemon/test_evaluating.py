@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from segwatch.daemon.config import load_config
 from segwatch.daemon.evaluating import evaluate_directory, find
+from segwatch.daemon.job import audit_data
 from segwatch.daemon.ranking import Ranking
+from segwatch.data.audit import require
+from segwatch.data.resolved import ResolvedData
 from segwatch.errors import ConfigError, RunHeldError, SegwatchError, UsageError
 
 from .conftest import CONFIG, write_data
@@ -162,6 +167,7 @@ def test_not_one_score_is_exit_code_1(site):
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_call_does_the_rest(site):
     site.put(1, 2, 3)
+    before_it = signal.getsignal(signal.SIGINT)
     ranking, code = site.evaluate(console=Interrupting("epoch 1:"))
     assert code == 130
     assert ranking.waiting == ("checkpoint_epoch2.pth", "checkpoint_epoch3.pth")
@@ -170,7 +176,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_call_does_the_rest(site):
     ranking, code = site.evaluate()
     assert (code, ranking.waiting, len(ranking.reports)) == (0, (), 6)
     assert site.asked[len(before) :] in (["0:2", "0:3"], ["0:3"])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before_it
 
 
 def test_nothing_is_written_outside_the_output_directory(site):
@@ -241,3 +247,99 @@ def test_a_directory_without_checkpoints_or_that_is_none_is_explained(site):
         find(site.directory)
     with pytest.raises(UsageError, match="cannot be read"):
         find(site.place / "nowhere")
+
+
+def edit(site: Site, *pairs: tuple[str, str]) -> None:
+    path = site.place / "run.toml"
+    text = path.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+TRAIN = '[data.train]\nimages = "images"\nmasks = "masks"\n'
+VAL = '[data.val]\nimages = "images_val"\nmasks = "masks_val"\n'
+
+
+def told(site: Site) -> tuple[Ranking, str]:
+    console = Console(width=300, file=io.StringIO(), record=True)
+    ranking, code = site.evaluate(console=console)
+    assert code == 0
+    return ranking, console.export_text()
+
+
+def test_faults_of_train_alone_stop_no_scoring_and_train_need_not_be_there(site):
+    site.put(1)
+    (site.place / "images" / "alone.png").write_bytes(b"no picture")
+    (site.place / "masks" / "one.png").write_bytes(b"no mask")
+    assert len(told(site)[0].reports) == 2
+    edit(site, (TRAIN, ""))
+    site.put(2)
+    ranking, text = told(site)
+    assert len(ranking.reports) == 4
+    assert "note: run.toml names no train" in text
+
+
+def test_without_val_only_test_is_scored_and_without_test_nothing(site):
+    site.put(1)
+    edit(site, (VAL, ""))
+    ranking, text = told(site)
+    assert [report.split for report in ranking.reports] == ["test"]
+    assert "run.toml names no val" in text
+    edit(site, ("[data.test]", "[data.val]"), ("images_test", "images_val"), ("masks_test", "masks_val"))
+    with pytest.raises(ConfigError, match=r"\[data.test\] missing"):
+        site.evaluate()
+
+
+def test_an_image_of_test_that_is_in_train_is_told_though_train_is_not_read(site):
+    site.put(1)
+    (site.place / "masks" / "one.png").unlink()
+    assert "in train as well" not in told(site)[1]
+    (site.place / "masks" / "one.png").write_bytes(b"no mask")
+    (site.place / "images" / "one.png").write_bytes((site.place / "images_test" / "one_test.png").read_bytes())
+    assert "note: 1 of 1 images of test is, byte for byte, in train as well" in told(site)[1]
+    assert ResolvedData.load(site.output / "data.lock.toml").leaked["test"] == 1
+
+
+def test_a_class_of_data_use_that_no_mask_holds_is_a_note_and_one_of_no_table_a_mistake(site):
+    site.put(1)
+    table = json.loads((site.place / "classes.json").read_text())
+    table["classes"].append({"id": 7, "name": "rare", "colour": [0, 9, 0]})
+    table["classes"].append({"id": 9, "name": "", "colour": [0, 9, 9]})
+    (site.place / "classes.json").write_text(json.dumps(table))
+    edit(site, ("[data]\n", "[data]\nuse = [0, 1, 7]\n"))
+    with pytest.raises(ConfigError, match="no training mask holds"):
+        require(audit_data(site.place / "run.toml", load_config(site.place / "run.toml"), Console(quiet=True)))
+    console = Console(width=300, file=io.StringIO(), record=True)
+    site.evaluate(console=console)
+    data = ResolvedData.load(site.output / "data.lock.toml")
+    assert (data.class_ids, data.table_ids, data.named_ids) == ((0, 1, 7), (0, 1, 7, 9), (0, 1, 7))
+    assert "note: test has no pixel of 7 rare: no IoU for it there" in console.export_text()
+    edit(site, ("[0, 1, 7]", "[0, 1, 8]"))
+    with pytest.raises(ConfigError, match="which the class table does not have"):
+        site.evaluate()
+
+
+def test_a_report_that_was_lifted_by_hand_or_lost_its_images_is_made_anew(site):
+    site.put(1)
+    site.evaluate()
+    report = site.output / "evaluations" / "attempt000_epoch1_test.json"
+    stored = json.loads(report.read_text())
+    stored["scores"]["miou"] += 0.01
+    stored["scores"]["mean_dice"] += 0.01
+    report.write_text(json.dumps(stored))
+    assert site.evaluate()[0].candidates[0].miou("test") == pytest.approx(0.5)
+    report.with_suffix(".npz").unlink()
+    site.evaluate()
+    assert report.with_suffix(".npz").is_file()
+    assert len(site.asked) == 3
+
+
+def test_a_long_reason_stands_in_full_once(site):
+    reason = "checkpoint_epoch1.pth is a riddle " + "of many words " * 20
+    site.scenario(refuse={"0:1": reason.strip()})
+    site.put(1, 2)
+    text = told(site)[1]
+    assert text.count(reason.strip()) == 1
+    assert "epoch 1: refused: checkpoint_epoch1.pth is a riddle" in text

@@ -16,7 +16,15 @@ from segwatch.evaluator.report import EvaluationReport, Interval, Verdict
 from segwatch.evaluator.statistics import Difference
 
 
-def a_report(split: str, miou: float | None, *, verdict: Verdict = Verdict.OK, message: str = "") -> EvaluationReport:
+def a_report(
+    split: str,
+    miou: float | None,
+    *,
+    verdict: Verdict = Verdict.OK,
+    message: str = "",
+    policy: str = "one class",
+    skipped: int = 0,
+) -> EvaluationReport:
     """One class, and a mIoU that is told and not computed: the laws are the evaluator's business."""
     scores = None
     if miou is not None:
@@ -28,9 +36,9 @@ def a_report(split: str, miou: float | None, *, verdict: Verdict = Verdict.OK, m
         scores=scores,
         class_ids=(4,),
         class_names=("road",),
-        policy="one class",
+        policy=policy,
         images=16,
-        skipped_images=0,
+        skipped_images=skipped,
         message=message,
         data_fingerprint="f",
         resolution="scaled",
@@ -57,8 +65,8 @@ def a_ranking(*candidates: Candidate, **fields: object) -> Ranking:
 THREE = (a_candidate(1, 0.2, 0.3), a_candidate(2, 0.6, 0.5), a_candidate(10, 0.4, 0.7))
 
 
-def words_of(ranking: Ranking) -> str:
-    console = Console(width=160, record=True, quiet=False, file=Path("/dev/null").open("w"))  # noqa: SIM115
+def words_of(ranking: Ranking, width: int = 160) -> str:
+    console = Console(width=width, record=True, quiet=False, file=Path("/dev/null").open("w"))  # noqa: SIM115
     with console.file:
         show(ranking, console)
         return console.export_text()
@@ -165,3 +173,60 @@ def test_names_in_any_script_and_with_dollars_are_drawn_without_a_word(tmp_path)
 def test_the_star_is_at_the_earliest_of_the_highest():
     points = [Point(3, "test", 0.5), Point(1, "test", None), Point(2, "test", 0.5), Point(4, "val", 0.9)]
     assert best(points, "test") == points[2]
+
+
+def test_every_row_of_the_csv_says_over_how_many_images_and_under_which_policy(tmp_path):
+    reports = {"val": a_report("val", 0.1), "test": a_report("test", 0.2, policy="1 file skipped", skipped=1)}
+    write(a_ranking(Candidate(1, "a", "0", reports), REFUSED), tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-3:] == ["images", "skipped_images", "policy"]
+    told = [(row["images"], row["skipped_images"], row["policy"]) for row in rows]
+    assert told == [("16", "0", "one class"), ("16", "1", "1 file skipped"), ("", "", ""), ("", "", "")]
+
+
+def test_the_terminal_says_what_counts_once_where_val_and_test_agree():
+    assert "what counts: 16 test images and 16 val images: one class" in words_of(a_ranking(*THREE))
+    policy = "1 file skipped; 2 of 16 images are also in train"
+    reports = {"val": a_report("val", 0.1), "test": a_report("test", 0.2, policy=policy, skipped=1)}
+    text = words_of(a_ranking(Candidate(1, "a", "0", reports)))
+    assert f"what counts: 16 test images, 1 skipped: {policy}" in text
+    assert "what counts: 16 val images: one class" in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100])
+def test_a_narrow_terminal_leaves_columns_out_and_says_so_and_cuts_no_number(width):
+    text = words_of(a_ranking(*THREE, a_candidate(100, 0.1, 0.2, verdict=Verdict.SINGLE_CLASS)), width)
+    header, *rows = text.split("ranked by test mIoU")[1].split("what counts")[0].strip("\n").splitlines()
+    columns = {
+        "95 %": ["65.0-74.0", "45.0-54.0", "25.0-34.0"],
+        "test mIoU": ["70.00 %", "50.00 %", "30.00 %", "20.00 %"],
+        "val mIoU": ["40.00 %", "60.00 %", "20.00 %"],
+        "test FWIoU": ["70.00 %"],
+    }
+    for column, cells in columns.items():
+        if column in header:
+            assert [cell for cell in cells if not any(cell in row for row in rows)] == []
+        else:
+            assert any(column in row for row in rows if row.startswith("no room here for"))
+    assert "test mIoU" in header
+    assert ("no room" in text) is (width < 100)
+
+
+def test_a_winner_that_predicts_one_class_says_so():
+    single = {"verdict": Verdict.SINGLE_CLASS}
+    some = winner_lines(a_ranking(a_candidate(1, 0.2, 0.3, **single), a_candidate(2, 0.1, 0.1)))
+    every = winner_lines(a_ranking(a_candidate(1, 0.2, 0.3, **single), a_candidate(2, 0.1, 0.1, **single)))
+    sound = winner_lines(a_ranking(*THREE))
+    assert all("single-class: it predicts one class everywhere)" in line for line in some[:2])
+    assert all("one class everywhere, as every epoch here does)" in line for line in every[:2])
+    assert not any("single-class" in line for line in sound)
+    assert as_json(a_ranking(a_candidate(1, 0.2, 0.3, **single)))["best_by_test"]["flags"] == ["single-class"]
+
+
+def test_without_a_val_in_run_toml_there_is_no_row_and_no_winner_of_it(tmp_path):
+    ranking = a_ranking(Candidate(1, "a", "0", {"test": a_report("test", 0.2)}), splits=("test",))
+    write(ranking, tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        assert [row["split"] for row in csv.DictReader(file)] == ["test"]
+    assert "best by val : not known, run.toml names no val" in words_of(ranking)

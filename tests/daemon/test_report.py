@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -13,7 +14,7 @@ from segwatch.daemon.events import GapMeasured, GaveUp, RunFinished
 from segwatch.daemon.report import print_closing, write_report
 from segwatch.daemon.rundir import RunDir
 from segwatch.durable import write_text
-from segwatch.evaluator.metrics import ClassScore, Scores
+from segwatch.evaluator.metrics import score
 from segwatch.evaluator.report import EvaluationReport, ImageScore, Interval, Verdict, report_path
 
 POLICY = "mIoU over 2 of 2 classes; 3 of 16 images are also in train"
@@ -53,21 +54,21 @@ def story(run, place: RunDir) -> None:
 
 
 def write_evaluation(place: RunDir, epoch) -> None:
-    entry = ClassScore(iou=0.64, dice=0.78, accuracy=0.8, support=50, predicted=50)
+    matrix = [[32, 9], [9, 32]]
     report = EvaluationReport(
         attempt=epoch.attempt,
         epoch=epoch.epoch,
         step=epoch.step,
         split="test",
         verdict=Verdict.OK,
-        scores=Scores(0.64, 0.78, 0.8, 0.64, 0.8, (entry, entry), 2),
-        confusion=[[40, 10], [10, 40]],
+        scores=score(np.array(matrix)),
+        confusion=matrix,
         class_ids=(0, 1),
         class_names=("field", "road"),
         policy=POLICY,
         images=3,
         ignored_pixels=0,
-        counted_pixels=100,
+        counted_pixels=82,
         seconds=0.1,
         device="cpu",
         checkpoint_sha256=epoch.sha256,

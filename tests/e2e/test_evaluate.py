@@ -61,11 +61,15 @@ def test_a_foreign_directory_is_scored_like_the_run_that_it_came_from(site: Site
     assert f"[{ids[1]}, {ids[0]}, {ids[2]}" in output
     assert f"[{ids[0]}, {ids[1]}, {ids[2]}" in output
     assert "posix.mkdir" in output
+    assert "what counts: 4 test images and 4 val images: mean over the" in output
 
     results = directory / "segwatch-evaluation"
     with (results / "results.csv").open() as file:
         theirs = {(int(row["epoch"]), row["split"]): row["miou"] for row in csv.DictReader(file)}
     ours = {(int(row["epoch"]), row["split"]): row["miou"] for row in site.rows()}
+    with (results / "results.csv").open() as file:
+        counted = [(row["images"], row["skipped_images"], row["policy"] != "") for row in csv.DictReader(file)]
+    assert counted.count(("4", "0", True)) == 6
     for own, foreign in {1: 2, 2: 10, 3: 1}.items():
         for split in ("val", "test"):
             assert theirs[foreign, split] == ours[own, split]
@@ -78,6 +82,12 @@ def test_a_foreign_directory_is_scored_like_the_run_that_it_came_from(site: Site
     expected = max((1, 2, 10), key=lambda epoch: (float(theirs[epoch, "test"]), -epoch))
     assert found["best_by_test"]["epoch"] == expected
     assert {path: path.stat().st_mtime_ns for path in reports} == reports
+
+    # Its own checkpoints through the same door: the manifest beside them settles what mask_values would.
+    own = str(site.run_dir / "checkpoints")
+    code, output = site.segwatch("evaluate", "--config", "run.toml", "--checkpoints", own, "--output", "own")
+    assert code == 0, output
+    assert "could not be checked" not in output
 
 
 def test_epochs_that_no_daemon_saw_are_scored_and_nothing_is_trained(site: Site) -> None:

@@ -172,7 +172,7 @@ lr = 1e-3
     assert [row["images"] for row in site.rows() if row["split"] == "test"] == ["16", "16"]
     assert "ids [255] are ignored" in output
     best = strict(site.segwatch("best", "--json")[1])
-    assert set(best) == {"by_test", "by_val", "gap"}
+    assert set(best) >= {"by_test", "by_val", "gap"}
     assert Path(best["by_test"]["path"]).exists()
     assert (site.run_dir / "best_test.pth").exists()
     report = (site.run_dir / "report.md").read_text()

@@ -64,7 +64,7 @@ def test_the_report_says_what_was_scored_on_what(
     assert report.ignored_pixels > 0
     assert report.policy == (
         "mean over the 3 classes with truth or prediction, of the 3 in use; scaled to 1, masks too; images whole; "
-        "id 255 and unused ids ignored; 1 unusable file skipped"
+        "id 255 and unused ids ignored; 1 unusable image skipped"
     )
 
 

@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from segwatch.data.resolved import ResolvedData
+from segwatch.data.resolved import Reading, ResolvedData
 from segwatch.evaluator import inspection
+from segwatch.evaluator.channels import UNCHECKED, refuse_other_classes
 from segwatch.evaluator.evaluate import Evaluator
 from segwatch.evaluator.foreign import read_foreign
+from segwatch.evaluator.inspection import UnfitError
 from segwatch.evaluator.reading import Checkpoint, RefusalError
 from segwatch.evaluator.report import EvaluationReport, Refused, Request, Scored, Verdict
 from segwatch.trainer.unet import UNet
@@ -173,7 +176,103 @@ def test_without_mask_values_it_is_read_and_the_doubt_is_said(read):
 
 
 def test_without_mask_values_another_number_of_classes_is_refused(refused):
-    assert "has 5 classes and no mask_values; this data has 3: [0, 4, 7]" in refused(weights(classes=5))
+    message = refused(weights(classes=5))
+    assert "has 5 channels, one per class, and no mask_values; this data has 3 classes: [0, 4, 7]" in message
+    assert "a data.use of 5 ids" in message
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (5, "Set data.use = [0, 2, 4, 7, 9], the whole class table"),
+        (4, "Set data.use = [0, 4, 7, 9], all that have a name"),
+        (6, "a data.use of 6 ids, those of its channels in ascending order; the class table has 5: [0, 2, 4, 7, 9]"),
+    ],
+)
+def test_without_mask_values_the_data_use_that_would_fit_is_named(tiny_data, tmp_path, classes, words):
+    data = tiny_data.model_copy(update={"table_ids": (0, 2, 4, 7, 9), "named_ids": (0, 4, 7, 9)})
+    path = tmp_path / "checkpoint_epoch3.pth"
+    torch.save(weights(classes=classes), path)
+    with pytest.raises(RefusalError) as caught:
+        read_foreign(request_for(path), data)
+    assert words in str(caught.value)
+
+
+# --- black and white ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def binary(tiny_data: ResolvedData) -> ResolvedData:
+    two = [entry.model_copy(update={"id": index}) for index, entry in enumerate(tiny_data.classes[:2])]
+    return tiny_data.model_copy(update={"classes": tuple(two), "reading": Reading.BINARY})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [([255, 0], "the same two the other way round"), ([0, 5, 255], "black and white, two classes")],
+)
+def test_black_and_white_masks_are_not_told_that_255_is_no_class(binary, given, words):
+    with pytest.raises(UnfitError) as caught:
+        refuse_other_classes(given, len(given), binary)
+    assert words in str(caught.value)
+    assert "no label" not in str(caught.value)
+    assert refuse_other_classes([0, 255], 2, binary) == []
+
+
+def test_a_network_of_black_and_white_masks_on_ids_is_told_of_the_mask_format(tiny_data):
+    two = tiny_data.model_copy(update={"classes": tiny_data.classes[:2]})
+    with pytest.raises(UnfitError, match=r'set data\.mask_format = "binary"'):
+        refuse_other_classes([0, 255], 2, two)
+
+
+# --- what segwatch itself wrote beside it -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tiny_run: Any, make_network: Callable[..., UNet]) -> Request:
+    """A checkpoint of a run, asked for as if it were foreign."""
+    asked = tiny_run.save(make_network(), epoch=3)
+    return request_for(tiny_run.directory / asked.manifest.replace(".json", ".pth"))
+
+
+def test_the_manifest_of_segwatch_beside_it_settles_the_order(own, tiny_data):
+    assert read_foreign(own, tiny_data).caveats == ()
+
+
+def test_own_weights_on_masks_that_were_numbered_anew_are_refused_with_both_lists(own, tiny_data):
+    turned = tuple(tiny_data.classes[i].model_copy(update={"id": id_}) for i, id_ in ((1, 0), (0, 1), (2, 2)))
+    with pytest.raises(RefusalError) as caught:
+        read_foreign(own, tiny_data.model_copy(update={"classes": turned}))
+    assert caught.value.reason == "foreign"
+    assert "its manifest says [0 field, 4 road, 7 roof]" in str(caught.value)
+    assert "the classes of this data are [0 road, 1 field, 2 roof]" in str(caught.value)
+
+
+def test_own_weights_whose_ids_mean_something_else_here_are_refused(own, tiny_data):
+    first, second, third = tiny_data.classes
+    names = (first.model_copy(update={"name": "road"}), second.model_copy(update={"name": "field"}), third)
+    with pytest.raises(RefusalError, match="the same names in the class table"):
+        read_foreign(own, tiny_data.model_copy(update={"classes": names}))
+
+
+@pytest.mark.timeout(20)
+def test_a_manifest_of_other_bytes_or_something_else_of_its_name_says_nothing(own, tiny_data, tmp_path):
+    path = Path(own.manifest)
+    manifest = path.with_suffix(".json")
+    other = manifest.read_text().replace(own.sha256, "0" * 64)
+    manifest.write_text(other)
+    assert read_foreign(own, tiny_data).caveats == (UNCHECKED,)
+    manifest.write_text("{]")
+    assert read_foreign(own, tiny_data).caveats == (UNCHECKED,)
+    manifest.unlink()
+    os.mkfifo(manifest)
+    assert read_foreign(own, tiny_data).caveats == (UNCHECKED,)
+
+
+def test_mask_values_of_numpy_are_refused_with_the_way_to_save_them(refused):
+    message = refused({**weights(), "mask_values": list(np.array(OURS))})
+    assert "save mask_values as a plain list" in message
+    assert "Nothing was executed" in message
 
 
 # --- files that are something else -----------------------------------------------------------------------------------
@@ -334,6 +433,18 @@ def test_poisoned_weights_of_another_get_the_verdict_and_no_score(tiny_run, make
     (scored,) = [a for a in answers if isinstance(a, Scored)]
     report = EvaluationReport.model_validate_json((tiny_run.directory / scored.report).read_bytes())
     assert (report.verdict, report.scores) == (Verdict.NOT_FINITE, None)
+
+
+def test_a_negative_variance_of_another_gets_the_verdict_and_no_score(tiny_run, make_network, tmp_path):
+    state = make_network().state_dict()
+    state["inc.double_conv.1.running_var"][0] = -5e-6
+    path = tmp_path / "checkpoint_epoch3.pth"
+    torch.save({**state, "mask_values": OURS}, path)
+    answers = list(Evaluator(tiny_run.spec()).evaluate(request_for(path, splits=("test",))))
+    (scored,) = [a for a in answers if isinstance(a, Scored)]
+    report = EvaluationReport.model_validate_json((tiny_run.directory / scored.report).read_bytes())
+    assert (report.verdict, report.scores) == (Verdict.NOT_FINITE, None)
+    assert report.message == "the checkpoint holds a negative variance: inc.double_conv.1.running_var < 0"
 
 
 def test_a_refused_file_leaves_the_evaluator_ready_for_the_next(tiny_run, make_network, tmp_path):

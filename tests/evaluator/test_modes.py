@@ -184,7 +184,7 @@ def test_the_policy_names_merges_skipped_files_and_images_that_training_saw(
     run = tiny_run.freeze(classes=(*tiny_run.data.classes[:2], roof), skipped={"test": 2}, leaked={"val": 1, "test": 3})
     found = reports(run, list(Evaluator(run.spec()).evaluate(run.save(make_network()))))
     assert "roof joins the ids 7, 9" in found["test"].policy
-    assert "2 unusable files skipped" in found["test"].policy
+    assert "2 unusable images skipped" in found["test"].policy
     assert "3 of 5 images are also in train" in found["test"].policy
     assert "1 of 3 images is also in train" in found["val"].policy
     assert "skipped" not in found["val"].policy

@@ -69,6 +69,26 @@ def test_a_report_that_breaks_a_law_is_neither_made_nor_read(changes: dict[str, 
         EvaluationReport.model_validate_json(text)
 
 
+@pytest.mark.parametrize("figure", ["miou", "mean_dice", "mean_accuracy", "fwiou", "pixel_accuracy"])
+def test_figures_that_the_matrix_does_not_give_are_not_read_though_they_break_no_law(figure: str) -> None:
+    """A better score that was written into a report by hand."""
+    sound = report().scores
+    lifted = replace(sound, miou=sound.miou + 0.01, mean_dice=sound.mean_dice + 0.01)
+    if figure not in {"miou", "mean_dice"}:
+        lifted = replace(sound, **{figure: getattr(sound, figure) + 0.001})
+    text = report().model_copy(update={"scores": lifted}).model_dump_json()
+    with pytest.raises(ValidationError, match=r"is told, the matrix gives .* one confusion matrix"):
+        EvaluationReport.model_validate_json(text)
+
+
+def test_a_class_whose_iou_is_not_that_of_the_matrix_is_not_read() -> None:
+    sound = report().scores
+    first = replace(sound.per_class[0], iou=0.9)
+    text = report().model_copy(update={"scores": replace(sound, per_class=(first, sound.per_class[1]))})
+    with pytest.raises(ValidationError, match=r"iou 0\.9 of class 0"):
+        EvaluationReport.model_validate_json(text.model_dump_json())
+
+
 @pytest.mark.parametrize("counted", [11, 13, 0])
 def test_the_matrix_holds_every_counted_pixel_and_no_other(counted: int) -> None:
     with pytest.raises(ValueError, match=f"the matrix holds 12 pixels, {counted} were counted"):

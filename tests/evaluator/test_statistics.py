@@ -266,6 +266,12 @@ def test_one_stray_pixel_turns_an_absent_class_from_1_to_almost_0() -> None:
     assert per_image_foreground_dice(counted([stray])) == pytest.approx(1e-6, rel=1e-3)
 
 
+def test_an_image_that_is_wholly_ignored_is_none_of_the_images() -> None:
+    stray, ignored = np.array([[99, 1], [0, 0]]), np.zeros((2, 2))
+    assert per_image_foreground_dice(counted([stray, ignored])) == per_image_foreground_dice(counted([stray]))
+    assert per_image_foreground_dice(counted([ignored])) is None
+
+
 def test_without_a_foreground_class_there_is_no_foreground_dice() -> None:
     assert per_image_foreground_dice(counted([np.array([[7]])])) is None
 

@@ -45,6 +45,18 @@ def test_a_poisoned_batchnorm_is_not_finite_and_has_no_score(
         assert f"down1.maxpool_conv.1.double_conv.1.{statistic}" in report.message
 
 
+@pytest.mark.parametrize("value", [-5e-6, -1.0])
+def test_a_negative_variance_is_named_and_has_no_score_though_logits_may_be_finite(
+    tiny_run: Any, evaluator: Evaluator, make_network: MakeNetwork, value: float
+) -> None:
+    net = make_network()
+    net.down1.maxpool_conv[1].double_conv[1].running_var[0] = value
+    for report in reports(tiny_run, list(evaluator.evaluate(tiny_run.save(net)))).values():
+        assert (report.verdict, report.scores) == (Verdict.NOT_FINITE, None)
+        told = "the checkpoint holds a negative variance: down1.maxpool_conv.1.double_conv.1.running_var < 0"
+        assert told in report.message
+
+
 def test_logits_that_overflow_though_all_weights_are_finite_have_no_score(
     half_run: Any, any_evaluator: Evaluator, make_network: MakeNetwork
 ) -> None:

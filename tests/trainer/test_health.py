@@ -93,6 +93,7 @@ def test_a_fall_of_64_below_the_long_run_median_is_unstable(fall, count):
     ("name", "words"),
     [
         ("down1.maxpool_conv.1.double_conv.1.running_var", "BatchNorm running statistic down1"),
+        ("inc.double_conv.1.running_var < 0", "running variance inc.double_conv.1.running_var and 1 more"),
         ("inc.double_conv.0.weight", "weight inc"),
         ("optimizer.3.exp_avg", "optimizer state optimizer.3.exp_avg"),
     ],
