@@ -170,7 +170,7 @@ lr = 1e-3
     assert code == 0, output
     assert numbers(site) == [1, 2]
     assert [row["images"] for row in site.rows() if row["split"] == "test"] == ["16", "16"]
-    assert "ids [255] are ignored" in output
+    assert "255 is no label, and ignored" in output
     best = strict(site.segwatch("best", "--json")[1])
     assert set(best) >= {"by_test", "by_val", "gap"}
     assert Path(best["by_test"]["path"]).exists()
