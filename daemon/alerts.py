@@ -58,7 +58,7 @@ class AlertLog:
     """alerts.log: one block per change, appended."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._log = LineLog(run_dir / "alerts.log", fsync=False)
+        self._log = LineLog(run_dir / "alerts.log", fsync=False, follow=True)
 
     def handle(self, moment: float, event: Event) -> None:
         for line in self._block(moment, event):
