@@ -194,7 +194,7 @@ class Supervisor:
         """A worker ended while no daemon watched: what it left to read is read first, then its end is taken up."""
         gone = process.Identity(attempt.spawned.pid, attempt.spawned.create_time) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
-        self._observer.read_journal(worker, self._clock())
+        self._observer.read_journal_to_its_end(worker, self._clock())
         self._answers.conclude(worker.ended(None, asked=False), trouble=worker.last_trouble)
 
     def _watched(self, spec: AttemptSpec, identity: process.Identity) -> Worker:
@@ -249,7 +249,7 @@ class Supervisor:
         worker = self._worker
         if worker is None or worker.attempt != message.attempt:
             return
-        self._observer.read_journal(worker, self._clock())
+        self._observer.read_journal_to_its_end(worker, self._clock())
         self._observer.find_epochs()
         self._worker = None
         asked = self._interrupt is not None or self._verdict is not None
