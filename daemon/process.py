@@ -158,7 +158,8 @@ def await_adopted(identity: Identity, tell: Callable[[], None]) -> None:
 def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> threading.Thread:
     """Ask, wait, then kill the whole group, from a thread: the loop goes on meanwhile.
 
-    With `stacks`, SIGUSR1 first makes the worker write all its stacks to its log.
+    With `stacks`, SIGUSR1 first makes the worker write all its stacks to its log. One that was suspended (SIGSTOP, a
+    debugger, Ctrl-Z in its terminal) hears nothing until it is continued.
     """
     pause = threading.Event()
 
@@ -174,6 +175,7 @@ def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> t
         if stacks and identity.send(signal.SIGUSR1, group=False):
             gone_within(STACKS_SECONDS)
         identity.send(signal.SIGTERM)
+        identity.send(signal.SIGCONT)  # after it: what was suspended must not train on in between
         if not gone_within(grace_seconds):
             identity.send(signal.SIGKILL)
         for left in started:  # the group was asked; what did not leave with its leader would hold the device for ever
