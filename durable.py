@@ -71,14 +71,16 @@ class LineLog:
         except FileNotFoundError:
             return True
 
-    def append(self, line: str) -> None:
-        """Raises ValueError for a line with a line break in it, OSError when the disk refuses."""
-        if "\n" in line:
+    def append(self, *lines: str) -> None:
+        """Lines that belong together, all or none. Raises ValueError for one with a line break in it, OSError when the
+        disk refuses.
+        """
+        if any("\n" in line for line in lines):
             raise ValueError("a line holds no line break")
         if self._follow and self._replaced():
             os.close(self._descriptor)
             self._descriptor = self._open()
-        payload = (line + "\n").encode()
+        payload = "".join(f"{line}\n" for line in lines).encode()
         written = os.write(self._descriptor, payload)
         while written < len(payload):  # only a full disk or a signal gets here
             written += os.write(self._descriptor, payload[written:])

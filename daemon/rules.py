@@ -182,8 +182,8 @@ def _evaluation_lag(history: History, config: AlertsConfig) -> Iterator[Alert]:
     known = history.alerts.get("evaluation-lag")
     lags = known is not None and known.state is AlertState.FIRING and waiting > 1
     if waiting >= config.evaluation_lag or lags:
+        scores = [] if history.latest_scored is None else history.latest_scored.scores.values()
         oldest = min(history.unscored.values(), key=lambda epoch: epoch.key)
-        last = history.latest_scored
         yield Alert(
             fingerprint="evaluation-lag",
             code="evaluation-lag",
@@ -192,7 +192,7 @@ def _evaluation_lag(history: History, config: AlertsConfig) -> Iterator[Alert]:
             evidence={
                 "waiting": waiting,
                 "oldest_epoch": oldest.epoch,
-                "seconds_per_evaluation": last and round(sum(score.seconds for score in last.scores.values()), 3),
+                "seconds_per_evaluation": round(sum(score.seconds for score in scores), 3) if scores else None,
             },
             action="None is left out: they are scored in order, and their checkpoints stay until they are.",
             advice="Give evaluation a device of its own or more threads ([evaluator]); watch the disk meanwhile. "
