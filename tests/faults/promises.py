@@ -18,6 +18,12 @@ from ..watched import Watched
 
 def assert_nothing_else_broke(watched: Watched, *, ended: bool = True) -> None:
     """`ended` says that the run came to its end; one that was stopped may still have epochs to score."""
+    assert_record_is_whole(watched, ended=ended)
+    assert strays(watched.place) == [], "a process outlived the run"
+
+
+def assert_record_is_whole(watched: Watched, *, ended: bool = True) -> None:
+    """All that can be told from the run directory alone."""
     events = [event for _, event in read_events(watched.run_dir)]
     history = watched.history
     _epochs_are_scored_once(watched, history, ended=ended)
@@ -25,7 +31,6 @@ def assert_nothing_else_broke(watched: Watched, *, ended: bool = True) -> None:
     _alerts_are_told_once(watched, events)
     _incidents_are_kept(watched.run_dir, history)
     _facts_are_stored_twice(watched.run_dir)
-    assert strays(watched.place) == [], "a process outlived the run"
 
 
 def strays(place: Path) -> list[str]:
@@ -83,7 +88,8 @@ def _alerts_are_told_once(watched: Watched, events: list[Event]) -> None:
 def _incidents_are_kept(run_dir: Path, history: History) -> None:
     """P3: each has its number, its directory and its facts."""
     numbers = [incident.number for incident in history.incidents]
-    assert len(numbers) == len(set(numbers))
+    directories = sorted(int(path.name) for path in run_dir.glob("incidents/*"))
+    assert sorted(numbers) == directories, "an incident without its directory, or a directory that nobody knows"
     for incident in history.incidents:
         kept = json.loads((run_dir / "incidents" / f"{incident.number:03d}" / "incident.json").read_text())
         assert kept == incident.opened.model_dump(mode="json")
