@@ -49,19 +49,38 @@ def sync_directory(directory: Path) -> None:
 
 
 class LineLog:
-    """An append-only file of whole lines: each `append` is one write(2), so that no reader sees a line torn by us."""
+    """An append-only file of whole lines: each `append` is one write(2), so that no reader sees a line torn by us.
 
-    def __init__(self, path: Path, *, fsync: bool) -> None:
+    With `follow`, a file that was deleted or replaced is begun anew under its name, instead of being written to where
+    nobody reads it: for what is told, not for what must be whole.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool, follow: bool = False) -> None:
         self.path = path
         self._fsync = fsync
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._follow = follow
+        self._descriptor = self._open()
         self._end_torn_line()
 
-    def append(self, line: str) -> None:
-        """Raises ValueError for a line with a line break in it, OSError when the disk refuses."""
-        if "\n" in line:
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _replaced(self) -> bool:
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return True
+
+    def append(self, *lines: str) -> None:
+        """Lines that belong together, all or none. Raises ValueError for one with a line break in it, OSError when the
+        disk refuses.
+        """
+        if any("\n" in line for line in lines):
             raise ValueError("a line holds no line break")
-        payload = (line + "\n").encode()
+        if self._follow and self._replaced():
+            os.close(self._descriptor)
+            self._descriptor = self._open()
+        payload = "".join(f"{line}\n" for line in lines).encode()
         written = os.write(self._descriptor, payload)
         while written < len(payload):  # only a full disk or a signal gets here
             written += os.write(self._descriptor, payload[written:])

@@ -58,11 +58,11 @@ class AlertLog:
     """alerts.log: one block per change, appended."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._log = LineLog(run_dir / "alerts.log", fsync=False)
+        self._log = LineLog(run_dir / "alerts.log", fsync=False, follow=True)
 
     def handle(self, moment: float, event: Event) -> None:
-        for line in self._block(moment, event):
-            self._log.append(line)
+        if block := self._block(moment, event):
+            self._log.append(*block)
 
     def catch_up(self, facts: Iterable[tuple[float, Event]]) -> None:
         """A daemon may have died between the log and its note that the log was written: the end of the log tells."""

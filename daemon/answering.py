@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ..checkpoints.manifest import Role
-from ..trainer.contract import Trouble
+from ..trainer.contract import JOURNAL, Trouble, attempt_dir
 from . import policy, rollback
 from .config import RunConfig
 from .events import AttemptEnded, AttemptPlanned, Evidence, GaveUp, Outcome
 from .history import Attempt, History, Incident
 from .incidents import open_incident
+from .journal import last_trouble
 from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
@@ -98,7 +99,8 @@ class Answers:
             case Outcome.STOPPED:
                 self._plan_next(attempt, because="the run goes on after a stop")
             case _ if self.history.gave_up is None:
-                self.await_answer(ended)
+                journal = attempt_dir(self._run.path, attempt.number) / JOURNAL
+                self.await_answer(ended, trouble=last_trouble(journal))
             case _:
                 self.settled = True
 

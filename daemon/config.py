@@ -68,6 +68,8 @@ class AlertsConfig(Section):
     """Expected by epoch 50."""
     collapse_drop: Fraction = 0.30
     """A fall by this share of the best test mIoU is a collapse."""
+    evaluation_lag: Annotated[int, Field(ge=2)] = 5
+    """Committed epochs that wait for their scores, from which on it is worth saying."""
     best_gap: Fraction = 0.02
     """Test mIoU lost by choosing the epoch on val, from which on it is worth saying; not told where the test images
     leave it in doubt."""

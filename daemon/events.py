@@ -112,6 +112,8 @@ class AttemptSpawned(Record):
     attempt: int
     pid: int
     create_time: float
+    """Seconds from the boot."""
+    boot: str = ""
 
 
 class AttemptStarted(Record):

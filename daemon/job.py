@@ -39,7 +39,7 @@ from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
-from .store import Store, read_events
+from .store import Store
 from .supervisor import Supervisor
 
 
@@ -147,9 +147,20 @@ class Begun:
     changes: dict[str, str]
 
 
+def recorded(run: RunDir) -> History:
+    """What is known of the run. A daemon may have died between freezing it and its first fact."""
+    if not run.exists:
+        return History()
+    store = Store(run.path)
+    try:
+        return History.of(store.events())
+    finally:
+        store.close()
+
+
 def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, retry: bool) -> Begun:
     """Make the run directory, or take it up with what was edited since."""
-    history = History.of(read_events(run.path)) if run.exists else History()
+    history = recorded(run)
     if history.ever_stepped:
         if retry or _has_work(history) or config.trainer.epochs > history.epochs_wanted:
             with log_to(run.path / "daemon.log"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..durable import read_lines
-from ..trainer.contract import JOURNAL_LINE, JournalLine
+from ..trainer.contract import JOURNAL_LINE, JournalLine, Trouble
 
 TAIL_BYTES = 64 << 10
 
@@ -32,6 +32,11 @@ class JournalReader:
             except ValidationError:
                 self.unreadable += 1
         return lines
+
+
+def last_trouble(path: Path) -> Trouble | None:
+    """Why the worker of this journal was about to leave, if it said so."""
+    return next((line for line in reversed(tail(path)) if isinstance(line, Trouble)), None)
 
 
 def tail(path: Path, size: int = TAIL_BYTES) -> list[JournalLine]:

@@ -50,12 +50,19 @@ class Observer:
         return int(noted[1]) if noted[0] == str(attempt) else 0
 
     def read_journal(self, worker: Worker, now: float) -> None:
-        """The lines since the last call."""
+        """The lines since the last call, of a long journal only its next few megabytes."""
         recorded = self.history.last_at
         for line in worker.read(now):
             self._journal_line(worker, line)
         if self.history.last_at != recorded:
             self._recorder.note(JOURNAL_OFFSET, f"{worker.attempt}:{worker.offset}")
+
+    def read_journal_to_its_end(self, worker: Worker, now: float) -> None:
+        """Of a worker that is gone: why it went stands in the last lines, however many are still unread."""
+        before = -1
+        while worker.offset != before:
+            before = worker.offset
+            self.read_journal(worker, now)
 
     def _journal_line(self, worker: Worker, line: JournalLine) -> None:
         """Facts are taken once, also when a journal is read again after the daemon died."""

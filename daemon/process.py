@@ -1,6 +1,6 @@
 """Starts, finds and stops process groups. Knows nothing about training, scores or policy.
 
-A process is its pid *and* its create time: pids are reused. Nothing is signalled on a pid alone.
+A process is its pid *and* its create time, counted from a boot: pids are reused. Nothing is signalled on a pid alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -27,24 +28,32 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer")
 EVALUATOR_COMMAND = (sys.executable, "-P", "-m", "segwatch.evaluator")
 
 
+@cache
+def boot_id() -> str:
+    """Another one after each boot; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Identity:
     pid: int
     create_time: float
+    """Seconds from the boot: the wall clock may jump, and the boot's own time on it with it."""
+    boot: str = field(default_factory=boot_id)
 
     @classmethod
     def of(cls, pid: int) -> Identity | None:
         """`None` when there is no such process."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return None
+        born = _born(pid)
+        return None if born is None else cls(pid, born)
 
     def alive(self) -> bool:
         """Whether this very process still runs; one that only waits to be reaped does not."""
         try:
-            process = psutil.Process(self.pid)
-            return self._is(process) and process.status() != psutil.STATUS_ZOMBIE
+            return self == Identity.of(self.pid) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -58,8 +67,22 @@ class Identity:
             return False
         return True
 
-    def _is(self, process: psutil.Process) -> bool:
-        return abs(process.create_time() - self.create_time) < 0.05
+    @property
+    def reused(self) -> bool:
+        """Whether its pid is another process's by now, or of another boot: then nothing can be told from it."""
+        return self.boot != boot_id() or Identity.of(self.pid) not in (None, self)
+
+
+def _born(pid: int) -> float | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # no such process, or no /proc on this system
+        try:
+            return psutil.Process(pid).create_time() if not Path("/proc/self/stat").exists() else None
+        except psutil.NoSuchProcess:
+            return None
+    ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), field 22; a name may hold spaces and brackets
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 NOBODY = Identity(0, 0.0)
@@ -95,15 +118,17 @@ class WorkerLock:
         os.close(descriptor)
         return True
 
-    def end_holders(self, leader: int) -> list[int]:
+    def end_holders(self, leader: Identity) -> list[int]:
         """Kill what a worker that is gone has left behind with the lock in its hands; returns the pids.
 
         Only what is in the session that the worker led *and* has the lock file open: a pid alone proves nothing.
         """
+        if leader.reused:
+            return []
         ended = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) == leader and str(self._path) in {f.path for f in process.open_files()}:
+                if os.getsid(process.pid) == leader.pid and str(self._path) in {f.path for f in process.open_files()}:
                     process.kill()
                     ended.append(process.pid)
         return ended
@@ -133,8 +158,8 @@ def find_worker(spec: Path) -> Identity | None:
     """The process that was started with this spec, for a daemon that died before it could note the pid."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if str(spec) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                return Identity(process.pid, process.create_time())
+            if str(spec) in process.cmdline() and (found := Identity.of(process.pid)) and found.alive():
+                return found
     return None
 
 
@@ -158,7 +183,8 @@ def await_adopted(identity: Identity, tell: Callable[[], None]) -> None:
 def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> threading.Thread:
     """Ask, wait, then kill the whole group, from a thread: the loop goes on meanwhile.
 
-    With `stacks`, SIGUSR1 first makes the worker write all its stacks to its log.
+    With `stacks`, SIGUSR1 first makes the worker write all its stacks to its log. One that was suspended (SIGSTOP, a
+    debugger, Ctrl-Z in its terminal) hears nothing until it is continued.
     """
     pause = threading.Event()
 
@@ -174,6 +200,7 @@ def stop(identity: Identity, *, grace_seconds: float, stacks: bool = False) -> t
         if stacks and identity.send(signal.SIGUSR1, group=False):
             gone_within(STACKS_SECONDS)
         identity.send(signal.SIGTERM)
+        identity.send(signal.SIGCONT)  # after it: what was suspended must not train on in between
         if not gone_within(grace_seconds):
             identity.send(signal.SIGKILL)
         for left in started:  # the group was asked; what did not leave with its leader would hold the device for ever

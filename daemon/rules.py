@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
-from .events import Evidence, Severity
+from .events import AlertState, Evidence, Severity
 from .gains import Scored, gain_over, reference, stalled, still_rises
 from .history import Epoch, History, Incident
 
@@ -50,6 +50,7 @@ def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
         *_not_finite(history),
         *_broken_checkpoints(history),
         *_failed_evaluations(history),
+        *_evaluation_lag(history, config),
         *_gave_up(history),
         *_trends(history, config),
     ]
@@ -178,6 +179,30 @@ def _failed_evaluations(history: History) -> Iterator[Alert]:
                 action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
                 advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
             )
+
+
+def _evaluation_lag(history: History, config: AlertsConfig) -> Iterator[Alert]:
+    """Told from `evaluation_lag` epochs on, and over only when the queue is worked off: it may hover for days."""
+    waiting = len(history.unscored)
+    known = history.alerts.get("evaluation-lag")
+    lags = known is not None and known.state is AlertState.FIRING and waiting > 1
+    if waiting >= config.evaluation_lag or lags:
+        scores = [] if history.latest_scored is None else history.latest_scored.scores.values()
+        oldest = min(history.unscored.values(), key=lambda epoch: epoch.key)
+        yield Alert(
+            fingerprint="evaluation-lag",
+            code="evaluation-lag",
+            severity=Severity.WARNING,
+            cause=f"{waiting} epochs wait for their scores, the oldest is epoch {oldest.epoch}: training is faster",
+            evidence={
+                "waiting": waiting,
+                "oldest_epoch": oldest.epoch,
+                "seconds_per_evaluation": round(sum(score.seconds for score in scores), 3) if scores else None,
+            },
+            action="None is left out: they are scored in order, and their checkpoints stay until they are.",
+            advice="Give evaluation a device of its own or more threads ([evaluator]); watch the disk meanwhile. "
+            "The scores come in any case, after training if need be.",
+        )
 
 
 def _gave_up(history: History) -> Iterator[Alert]:

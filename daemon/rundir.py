@@ -29,6 +29,7 @@ class Holder(Record):
 
     pid: int
     create_time: float
+    boot: str = ""
     host: str
     since: float
     purpose: Literal["watch", "evaluate"] = "watch"
@@ -38,7 +39,7 @@ class Holder(Record):
         """Whether that daemon runs; `None` when it runs on another host and cannot be seen from here."""
         if self.host != socket.gethostname():
             return None
-        return Identity(self.pid, self.create_time).alive()
+        return Identity(self.pid, self.create_time, self.boot).alive()
 
 
 class RunDir:
@@ -79,7 +80,12 @@ class RunDir:
             ) from error
         me = myself()
         holder = Holder(
-            pid=me.pid, create_time=me.create_time, host=socket.gethostname(), since=time.time(), purpose=purpose
+            pid=me.pid,
+            create_time=me.create_time,
+            boot=me.boot,
+            host=socket.gethostname(),
+            since=time.time(),
+            purpose=purpose,
         )
         write_json(self.path / "daemon.json", holder.model_dump())
 

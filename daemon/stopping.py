@@ -12,6 +12,7 @@ from .history import History
 from .process import Identity, WorkerLock, find_worker, stop
 from .rundir import RunDir
 from .store import read_events
+from .worker import known_worker
 
 PATIENCE_SECONDS = 90.0
 POLL_SECONDS = 0.2
@@ -25,7 +26,7 @@ def stop_run(run: RunDir, say: Callable[[str], None]) -> None:
     found = False
     if holder is not None and holder.alive():
         found = True
-        daemon = Identity(holder.pid, holder.create_time)
+        daemon = Identity(holder.pid, holder.create_time, holder.boot)
         say(f"daemon (pid {daemon.pid}): asked to stop; its worker saves at the next step boundary")
         daemon.send(signal.SIGTERM, group=False)
         if not _gone(daemon, PATIENCE_SECONDS):
@@ -48,7 +49,7 @@ def _worker_of(run: RunDir) -> Identity | None:
     if attempt is None:
         return None
     if attempt.spawned is not None:
-        known = Identity(attempt.spawned.pid, attempt.spawned.create_time)
+        known = known_worker(attempt.spawned)
         if known.alive():
             return known
     return find_worker(attempt_dir(run.path, attempt.number) / SPEC)

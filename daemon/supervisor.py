@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from queue import Empty
@@ -30,7 +31,6 @@ from .answering import Answers
 from .config import RunConfig
 from .events import (
     AttemptPlanned,
-    AttemptSpawned,
     DaemonStarted,
     DaemonStopped,
     EpochMoved,
@@ -47,7 +47,9 @@ from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
 from .watcher import Nudge, Watcher
-from .worker import Condemned, Worker
+from .worker import Condemned, Worker, known_worker, spawned_as
+
+LEAVING_POLLS = 10
 
 
 class Supervisor:
@@ -174,8 +176,11 @@ class Supervisor:
     def _adopt(self, attempt: Attempt) -> None:
         """A worker outlived its daemon: it goes on training, and this daemon watches it from here."""
         spec = self._frozen_spec(attempt)
-        known = attempt.spawned and process.Identity(attempt.spawned.pid, attempt.spawned.create_time)
+        known = attempt.spawned and known_worker(attempt.spawned)
         identity = known if known and known.alive() else process.find_worker(spec.directory / SPEC)
+        if identity is None and self._left_after_all():
+            self._bury(attempt)
+            return
         if identity is None:
             raise SegwatchError(
                 "worker.lock is held, but not by a worker of this run that can be found",
@@ -183,18 +188,26 @@ class Supervisor:
                 remedy="something that the last worker started still runs: end it (fuser shows its pid), try again",
             )
         if attempt.spawned is None:
-            self._recorder.record(
-                AttemptSpawned(attempt=attempt.number, pid=identity.pid, create_time=identity.create_time)
-            )
+            self._recorder.record(spawned_as(attempt.number, identity))
         self._worker = self._watched(spec, identity)
         self._worker.tell_its_end(self._inbox)
         self._screen.say(f"adopted the worker of attempt {attempt.number} (pid {identity.pid}): it went on training")
 
+    def _left_after_all(self) -> bool:
+        """A worker may leave while it is looked for; what one has left behind is killed."""
+        self._free_the_device()
+        pause = threading.Event()
+        for _ in range(LEAVING_POLLS):
+            if self._lock.free():
+                return True
+            pause.wait(process.POLL_SECONDS)
+        return False
+
     def _bury(self, attempt: Attempt) -> None:
         """A worker ended while no daemon watched: what it left to read is read first, then its end is taken up."""
-        gone = process.Identity(attempt.spawned.pid, attempt.spawned.create_time) if attempt.spawned else process.NOBODY
+        gone = known_worker(attempt.spawned) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
-        self._observer.read_journal(worker, self._clock())
+        self._observer.read_journal_to_its_end(worker, self._clock())
         self._answers.conclude(worker.ended(None, asked=False), trouble=worker.last_trouble)
 
     def _watched(self, spec: AttemptSpec, identity: process.Identity) -> Worker:
@@ -249,7 +262,7 @@ class Supervisor:
         worker = self._worker
         if worker is None or worker.attempt != message.attempt:
             return
-        self._observer.read_journal(worker, self._clock())
+        self._observer.read_journal_to_its_end(worker, self._clock())
         self._observer.find_epochs()
         self._worker = None
         asked = self._interrupt is not None or self._verdict is not None
@@ -260,8 +273,10 @@ class Supervisor:
 
     def _start_when_due(self, now: float) -> None:
         attempt = self.history.current
-        if self._worker is not None or attempt is None or attempt.spawned is not None or now < self._answers.start_at:
+        if self._worker is not None or attempt is None or now < self._answers.start_at:
             return
+        if attempt.spawned is not None or attempt.ended is not None:
+            return  # ended alone: its daemon died before it could note the pid
         if self._answers.settled:
             return  # given up before it began
         lock = self._lock.acquire()
@@ -278,14 +293,12 @@ class Supervisor:
             spec, lock, command=self._worker_command, watch=self._config.watch, inbox=self._inbox, now=now
         )
         identity = self._worker.identity
-        self._recorder.record(
-            AttemptSpawned(attempt=attempt.number, pid=identity.pid, create_time=identity.create_time)
-        )
+        self._recorder.record(spawned_as(attempt.number, identity))
 
     def _free_the_device(self) -> None:
         """The worker is gone and its lock is not: what it started outlived it, and may hold the GPU."""
         for attempt in self.history.attempts[-2:]:
-            if attempt.spawned is not None and (ended := self._lock.end_holders(attempt.spawned.pid)):
+            if attempt.spawned is not None and (ended := self._lock.end_holders(known_worker(attempt.spawned))):
                 self._screen.say(f"processes that attempt {attempt.number} left behind were killed: {ended}")
 
     # --- telling, stopping, ending ---------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def look_at(run: RunDir) -> Look:
         history=history,
         progress=next((line for line in reversed(lines) if isinstance(line, Progress)), None),
         daemon_alive=_is_watched(holder, history),
-        worker_alive=spawned is not None and process.Identity(spawned.pid, spawned.create_time).alive(),
+        worker_alive=spawned is not None and process.Identity(spawned.pid, spawned.create_time, spawned.boot).alive(),
     )
 
 

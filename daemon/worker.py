@@ -17,13 +17,22 @@ from ..durable import write_text
 from ..trainer.contract import EXIT, JOURNAL, LOG, SPEC, AttemptSpec, Cause, ExitCode, ExitRecord, JournalLine, Trouble
 from . import process
 from .config import WatchConfig
-from .events import AttemptEnded, Evidence, Outcome
+from .events import AttemptEnded, AttemptSpawned, Evidence, Outcome
 from .inbox import Inbox, WorkerExited
-from .journal import JournalReader, tail
+from .journal import JournalReader, last_trouble, tail
 from .liveness import Liveness
 
 KILL_GRACE_SECONDS = 3.0
 """For a worker that is to be killed in any case: it stands still, or its numbers are worthless."""
+
+
+def known_worker(spawned: AttemptSpawned) -> process.Identity:
+    """The process that was recorded, whether it still runs or not."""
+    return process.Identity(spawned.pid, spawned.create_time, spawned.boot)
+
+
+def spawned_as(attempt: int, identity: process.Identity) -> AttemptSpawned:
+    return AttemptSpawned(attempt=attempt, pid=identity.pid, create_time=identity.create_time, boot=identity.boot)
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,7 @@ class Worker:
         self._grace_seconds = watch.stop_grace_seconds
         self.condemned: Condemned | None = None
         # What an earlier daemon read is not read again, but why a worker is leaving must not be lost with that daemon.
-        read_before = tail(spec.directory / JOURNAL) if offset else []
-        self.last_trouble = next((line for line in reversed(read_before) if isinstance(line, Trouble)), None)
+        self.last_trouble = last_trouble(spec.directory / JOURNAL) if offset else None
 
     @classmethod
     def spawn(

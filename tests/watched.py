@@ -70,7 +70,7 @@ class Watched:
     def worker_identity(self) -> Identity:
         spawned = self.history.attempts[-1].spawned
         assert spawned is not None
-        return Identity(spawned.pid, spawned.create_time)
+        return Identity(spawned.pid, spawned.create_time, spawned.boot)
 
     def alerts_log(self) -> str:
         return (self.run_dir / "alerts.log").read_text()
@@ -80,8 +80,11 @@ class Watched:
             if child.poll() is None:
                 child.kill()
             child.wait()
-            child.stdout.close()
+            if child.stdout is not None:
+                child.stdout.close()
         if (self.run_dir / "events.jsonl").exists():
             for attempt in self.history.attempts:
                 if attempt.spawned is not None:
-                    Identity(attempt.spawned.pid, attempt.spawned.create_time).send(signal.SIGKILL)
+                    Identity(attempt.spawned.pid, attempt.spawned.create_time, attempt.spawned.boot).send(
+                        signal.SIGKILL
+                    )

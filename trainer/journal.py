@@ -29,8 +29,8 @@ class Journal:
         self.reached = Reached()
         self.now = clock
         # One file, two descriptors: progress is not worth a flush a second, the rest must survive a power cut.
-        self._quick = LineLog(path, fsync=False)
-        self._durable = LineLog(path, fsync=True)
+        self._quick = LineLog(path, fsync=False, follow=True)
+        self._durable = LineLog(path, fsync=True, follow=True)
 
     def write(self, line: JournalLine) -> None:
         log = self._quick if isinstance(line, Phase | Progress) else self._durable

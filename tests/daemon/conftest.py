@@ -70,6 +70,20 @@ class Daemon(Watched):
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return self.spawn([sys.executable, str(HERE / "run_with_fakes.py"), "run.toml", *arguments])
 
+    def start_under(self, wrapper: list[str]) -> subprocess.Popen[str]:
+        """As the child of another program, such as strace."""
+        return self.spawn([*wrapper, sys.executable, str(HERE / "run_with_fakes.py"), "run.toml"])
+
+    def start_on(self, terminal: int) -> subprocess.Popen[str]:
+        """In a session of its own whose controlling terminal is this one."""
+        take = "import fcntl,os,sys,termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", take, sys.executable, str(HERE / "run_with_fakes.py"), "run.toml"]
+        child = subprocess.Popen(
+            command, cwd=self.place, stdin=terminal, stdout=terminal, stderr=terminal, text=True, start_new_session=True
+        )
+        self.children.append(child)
+        return child
+
     def run(self, *arguments: str) -> tuple[int, str]:
         return self.finish(self.start(*arguments))
 

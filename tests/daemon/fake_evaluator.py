@@ -1,8 +1,10 @@
 """An evaluator without torch: keeps the real contract and gives the scores it is told.
 
 Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `verdicts`
-("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `never_ready`,
-`overwrite` ("attempt:epoch" -> a file that is given other content when that epoch is asked for),
+("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file),
+`hang` (the same, to stand still over when asked first), `hang_at_start` (in its first process), `never_ready`, `overwrite` ("attempt:epoch" -> a file
+that is given other content when that epoch is asked for),
+`out_of_memory` (list of "attempt:epoch", refused as such),
 `refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
 """
 
@@ -77,6 +79,13 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
         Path(scenario["overwrite"][key]).write_bytes(b"other content")
     if key in scenario.get("die", []):
         os._exit(9)
+    if key in scenario.get("hang", []) and (spec.run_dir / "asked.txt").read_text().split().count(key) == 1:
+        time.sleep(600)
+    if key in scenario.get("out_of_memory", []):
+        message = "not even one image of val fits into memory"
+        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="out-of-memory", message=message))
+        say(Done(attempt=request.attempt, epoch=request.epoch))
+        return
     if key in scenario.get("refuse", {}):
         message = scenario["refuse"][key]
         say(Refused(attempt=request.attempt, epoch=request.epoch, reason="foreign", message=message))
@@ -141,6 +150,9 @@ def main() -> None:
     spec = EvaluatorSpec.model_validate_json(Path(sys.argv[2]).read_bytes())
     if scenario.get("never_ready"):
         sys.exit(3)
+    if scenario.get("hang_at_start") and not (spec.run_dir / "hung.txt").exists():
+        (spec.run_dir / "hung.txt").touch()
+        time.sleep(600)
     if "unable" in scenario:
         say(Unable(message=scenario["unable"]))
         sys.exit(78)

@@ -1,7 +1,8 @@
 """A worker without torch: keeps the real contract (spec, journal, checkpoints, exit record) and does what it is told.
 
 Started as `python fake_worker.py SCENARIO SPEC`. SCENARIO is JSON: `steps_per_epoch`, `step_seconds`, `lose_lr` and
-`faults`, a map from "attempt:step" to one of kill, hang, crash, nan, oom, permanent, segv, slow.
+`faults`, a map from "attempt:step" to one of kill, hang, lock, stop, crash, nan, oom, orphan, permanent, segv, slow,
+torn, halves, flood; `slow_save` and `before_manifest`, seconds by "attempt:epoch".
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import faulthandler
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from segwatch.checkpoints.manifest import Architecture, Manifest, Role, StoredFile, read_manifest, sha256_of
 from segwatch.durable import LineLog, write_text
@@ -40,7 +42,7 @@ class FakeWorker:
         self.scenario = scenario
         self.spec = spec
         self.steps_per_epoch = scenario.get("steps_per_epoch", 4)
-        self.journal = LineLog(spec.directory / "journal.jsonl", fsync=False)
+        self.journal = LineLog(spec.directory / "journal.jsonl", fsync=False, follow=True)
         self.epoch = self.step = self.step_in_epoch = 0
         if spec.resume_from:
             point = read_manifest(spec.run_dir / spec.resume_from)
@@ -110,6 +112,26 @@ class FakeWorker:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 while True:
                     Event().wait(60)
+            case "lock":
+                held = Lock()
+                held.acquire()
+                held.acquire()
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "orphan":
+                lock = int(os.environ["SEGWATCH_LOCK_FD"])
+                child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+                (self.spec.directory / "child.pid").write_text(str(child.pid))
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "torn":
+                self.write_raw(b'{"kind":"progress","time":1.0,"st')
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "halves":
+                self.write_in_halves(Phase(time=time.time(), phase="training"))
+            case "flood":
+                self.flood(self.scenario["flood_bytes"])
+                fault = "nan"
+        match fault:
             case "crash":
                 return self.leave(ExitCode.CRASHED, "RuntimeError: made to crash", Cause.WORKER_CRASHED)
             case "nan":
@@ -138,6 +160,33 @@ class FakeWorker:
             )
         )
         return None
+
+    def write_raw(self, payload: bytes) -> None:
+        with (self.spec.directory / "journal.jsonl").open("ab") as journal:
+            journal.write(payload)
+
+    def write_in_halves(self, line) -> None:
+        payload = line.model_dump_json().encode() + b"\n"
+        self.write_raw(payload[:20])
+        Event().wait(0.3)
+        self.write_raw(payload[20:])
+
+    def flood(self, size: int) -> None:
+        """A long night's progress in a moment: 1,000 steps a block."""
+        line = Progress(
+            time=time.time(),
+            step=self.step,
+            epoch=self.epoch + 1,
+            step_in_epoch=self.step_in_epoch,
+            loss=1.0,
+            grad_norm=1.0,
+            lr=self.spec.lr,
+            images_per_second=10.0,
+            p99_step_seconds=0.01,
+        )
+        block = (line.model_dump_json() + "\n").encode() * 1000
+        for _ in range(1 + size // len(block)):
+            self.write_raw(block)
 
     def trouble(self, cause: Cause, message: str, *, fatal: bool = True) -> None:
         self.write(
@@ -169,9 +218,14 @@ class FakeWorker:
             config_hash=self.spec.config_hash,
             created=datetime.now(UTC).isoformat(),
         )
+        key = f"{self.spec.attempt}:{self.epoch}"
+        if role is Role.EPOCH:
+            Event().wait(self.scenario.get("slow_save", {}).get(key, 0))
         weights = self.file(directory / f"{manifest.stem}.pth", "weights")
         state = self.file(directory / f"{manifest.stem}.state.pth", "state")
         manifest = manifest.model_copy(update={"weights": weights, "state": state})
+        if role is Role.EPOCH:
+            Event().wait(self.scenario.get("before_manifest", {}).get(key, 0))
         write_text(directory / f"{manifest.stem}.json", manifest.model_dump_json())
         if f"{self.spec.attempt}:{self.epoch}" in self.scenario.get("flip", []) and role is Role.EPOCH:
             (directory / weights.name).write_bytes(b"changed after it was committed")

@@ -92,7 +92,7 @@ def test_stopping_a_pid_that_belongs_to_another_process_now_does_nothing(childre
 
 def test_a_process_that_only_waits_to_be_reaped_is_not_alive(children):
     child, _ = children("print('ready')")
-    identity = Identity(child.pid, psutil.Process(child.pid).create_time())
+    identity = Identity.of(child.pid)
     until(lambda: not identity.alive())
     assert identity.send(signal.SIGTERM) is False
     child.wait()
@@ -236,11 +236,12 @@ def test_what_a_dead_worker_left_behind_with_the_lock_is_killed_and_nobody_else(
     worker, loader = children(WITH_LOADER, OBEDIENT, pass_fds=(descriptor,))
     os.close(descriptor)
     bystander, _ = children(OBEDIENT)
-    left = Identity.of(int(loader))
+    left, leader = Identity.of(int(loader)), Identity.of(worker.pid)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait(DEADLINE_SECONDS)
     assert not lock.free()
-    assert lock.end_holders(bystander.pid) == []
-    assert lock.end_holders(worker.pid) == [left.pid]
+    assert lock.end_holders(Identity.of(bystander.pid)) == []
+    assert lock.end_holders(Identity(leader.pid, leader.create_time, boot="another")) == []
+    assert lock.end_holders(leader) == [left.pid]
     until(lock.free)
     assert bystander.poll() is None
