@@ -127,7 +127,7 @@ class EventTail:
 
 def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
     rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
-    for moment, body in rows.fetchall():
+    for moment, body in rows:
         yield moment, _event(json.loads(body))
 
 
