@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs clean
+.PHONY: run test setup check format lint types layers docs fault faults clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -41,3 +41,12 @@ clean:
 
 docs: setup  ## docs/configuration.md from the models
 	$(BIN)/python -m segwatch.daemon.reference > docs/configuration.md
+
+fault: setup  ## one row of docs/faults.md: make fault ROW=worker-sigkill
+	$(BIN)/pytest tests/faults -m 'fault(name="$(ROW)")'
+
+# The page is written first and put in its place then: a test reads it while it is made.
+faults: setup  ## every row, and docs/faults.md from the results
+	mkdir -p build
+	$(BIN)/pytest tests/faults -m fault --junitxml=build/faults.xml; test $$? -le 1
+	$(BIN)/python tests/faults/report.py build/faults.xml > build/faults.md; cp build/faults.md docs/faults.md
