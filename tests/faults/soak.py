@@ -46,6 +46,10 @@ backoff_limit_seconds = 0.05
 wait_for_scores_seconds = 5
 lr_factor = 0.99
 """
+WATCH = """hang_floor_seconds = 1.0
+loading_seconds = 30.0
+first_step_seconds = 3.0
+saving_seconds = 3.0"""
 
 
 class Tail:
@@ -116,9 +120,7 @@ class Soak(Watched):
     # --- the run ---------------------------------------------------------------------------------------------------
 
     def configure(self, epochs: int) -> None:
-        text = CONFIG.format(epochs=epochs, amp="off", extra=EXTRA).replace(
-            "floor_seconds = 2.0", "floor_seconds = 1.0"
-        )
+        text = CONFIG.format(epochs=epochs, amp="off", extra=EXTRA).replace("hang_floor_seconds = 2.0", WATCH)
         (self.place / "run.toml").write_text(text)
 
     def start(self) -> None:
