@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs fault faults clean
+.PHONY: run test setup check format lint types layers docs fault faults soak clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -50,3 +50,8 @@ faults: setup  ## every row, every system call, and docs/faults.md from the resu
 	mkdir -p build
 	SEGWATCH_EVERY_SYSCALL=1 $(BIN)/pytest tests/faults -m fault --timeout=3000 --junitxml=build/faults.xml; test $$? -le 1
 	$(BIN)/python tests/faults/report.py build/faults.xml > build/faults.md; cp build/faults.md docs/faults.md
+
+FAULTS ?= 1000
+SEED ?= 1
+soak: setup  ## fault after fault on one run, and the account: make soak FAULTS=100 SEED=3
+	$(BIN)/python -m tests.faults.soak --faults $(FAULTS) --seed $(SEED)

@@ -24,7 +24,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from .. import tags
 from .alerts import alert_lines, evidence_words
 from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
-from .history import SCORED_SPLITS, Epoch, History
+from .history import SCORED_SPLITS, AnyScore, Epoch, History
 from .words import sentence
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Board:
             self._writer.close()
             self._writer = None
 
-    def _score(self, moment: float, score: ScoreRecorded) -> None:
+    def _score(self, moment: float, score: AnyScore) -> None:
         epoch = self._history.epochs[score.attempt, score.epoch]
         if epoch.moved == "superseded" or self._is_rolled_back(epoch):
             return  # its steps belong to another line now; results.csv has the row

@@ -5,10 +5,11 @@ Facts only: no clock, no file, no decision is taken here. `history` folds them i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 from ..section import Record
 from ..trainer.config import Amp
@@ -163,15 +164,16 @@ class EpochMoved(Record):
     """What is wrong with it, for one that was quarantined."""
 
 
-class Gain(Record):
+@dataclass(frozen=True, slots=True)
+class Gain:
     """How a score stands to that of the last epoch that was really better: paired bootstrap over the same images."""
 
     against_attempt: int
     against_epoch: int
-    difference: float
+    difference: FiniteFloat
     """mIoU of this epoch minus that one's."""
-    low: float
-    high: float
+    low: FiniteFloat
+    high: FiniteFloat
     """The 95 % interval of `difference`: an interval that holds 0 is no difference that this split can show."""
 
 

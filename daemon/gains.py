@@ -3,17 +3,21 @@ but the mIoU of the epochs that stand.
 
 "Really" means beyond the noise of the test set: two epochs are compared over the same images (`Gain`), and an interval
 that holds 0 is no difference. Where the images were not counted, a fixed least difference is all there is.
+
+A line of epochs is folded one at a time, so that a new score costs the same after ten epochs and after ten thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from math import sqrt
 from statistics import median
+from typing import Generic, Protocol, Self, TypeVar
 
 from .events import Gain
-from .history import Epoch
+from .history import Epoch, History
 
 Scored = tuple[Epoch, float]
 """An epoch and its test mIoU."""
@@ -23,17 +27,133 @@ RISE_Z = 1.645
 """Of the normal distribution: one rise in twenty is chance."""
 
 
-def reference(scored: Sequence[Scored], min_delta: float) -> Scored | None:
-    """The last of these epochs, in their order, that was really better than the reference before it.
+class Reference:
+    """The last epoch that was really better than the reference before it; the first one is where it begins.
 
-    The first one is where it begins. A reference that was lucky is hard to beat by luck again, so noise around a
-    plateau makes a new one once or twice and then no more.
+    A reference that was lucky is hard to beat by luck again, so noise around a plateau makes a new one once or twice
+    and then no more.
     """
-    found: Scored | None = None
-    for one in scored:
-        if found is None or _really_better(one, found, min_delta):
-            found = one
-    return found
+
+    def __init__(self, min_delta: float) -> None:
+        self._min_delta = min_delta
+        self.count = 0
+        self.found: Scored | None = None
+
+    def add(self, one: Scored) -> None:
+        self.count += 1
+        if self.found is None or _really_better(one, self.found, self._min_delta):
+            self.found = one
+
+    def over(self, scored: Sequence[Scored]) -> Self:
+        for one in scored:
+            self.add(one)
+        return self
+
+
+class Trend:
+    """All that a line of scored epochs, in numeric order, says about where the scores go."""
+
+    def __init__(self, *, patience: int, min_delta: float, collapse_drop: float = 1.0) -> None:
+        self._patience = patience
+        self._min_delta = min_delta
+        self._collapse_drop = collapse_drop
+        self._reference = Reference(min_delta)
+        self._window: deque[Scored] = deque(maxlen=_window(patience))
+        self.best: Scored | None = None
+        """The first of the highest."""
+        self.best_since: Scored | None = None
+        """The same among those after the reference."""
+        self.rises = False
+        """Whether the last scores go up; looked for from half the patience on."""
+        self._flat = False
+        """Whether they did not, once the patience was over."""
+        self.low = 0
+        """How many in a row, up to the last one, lie far below the best."""
+        self.single_class = 0
+        """How many in a row, up to the last one, predict one class only."""
+
+    @property
+    def count(self) -> int:
+        return self._reference.count
+
+    @property
+    def reference(self) -> Scored | None:
+        return self._reference.found
+
+    @property
+    def latest(self) -> Epoch:
+        return self._window[-1][0]
+
+    @property
+    def waited(self) -> int:
+        """Epochs since the reference."""
+        return 0 if self.reference is None else self.latest.epoch - self.reference[0].epoch
+
+    @property
+    def stalled(self) -> bool:
+        """Whether `patience` epochs went by without a really better one while the scores did not even rise.
+
+        Once it is so, only a really better epoch ends it: a rise by chance later on does not.
+        """
+        return self.waited >= self._patience and self._flat
+
+    def add(self, one: Scored) -> None:
+        self._window.append(one)
+        self._reference.add(one)
+        self._wait_for_better(one)
+        self._look_for_a_fall(one)
+        flagged = one[0].scores["test"].verdict == "single-class"
+        self.single_class = self.single_class + 1 if flagged else 0
+
+    def over(self, scored: Sequence[Scored]) -> Self:
+        for one in scored:
+            self.add(one)
+        return self
+
+    def _wait_for_better(self, one: Scored) -> None:
+        miou = one[1]
+        if self.reference is one:
+            self.best_since, self._flat = None, False
+        elif self.waited > 0 and (self.best_since is None or miou > self.best_since[1]):
+            self.best_since = one
+        looked = 2 * self.waited >= self._patience
+        self.rises = looked and still_rises(self._window, self._patience, self._min_delta)
+        self._flat = self._flat or (self.waited >= self._patience and not self.rises)
+
+    def _look_for_a_fall(self, one: Scored) -> None:
+        epoch, miou = one
+        if self.best is None or miou > self.best[1]:
+            self.best, self.low = one, 0
+        elif epoch.epoch > self.best[0].epoch:
+            floor = (1 - self._collapse_drop) * self.best[1]
+            self.low = self.low + 1 if miou < floor else 0
+
+
+class Fold(Protocol):
+    @property
+    def count(self) -> int: ...
+
+    def add(self, one: Scored) -> None: ...
+
+
+FoldT = TypeVar("FoldT", bound=Fold)
+
+
+class KeptUp(Generic[FoldT]):
+    """A fold over the standing line of one history: new scores are added, after a roll-back it is begun anew."""
+
+    def __init__(self, begin: Callable[[], FoldT]) -> None:
+        self._begin = begin
+        self._fold = begin()
+        self._rewritten = 0
+
+    def with_(self, history: History) -> FoldT:
+        line = history.scored_lineage()
+        if self._rewritten != history.rewritten:
+            self._rewritten, self._fold = history.rewritten, self._begin()
+        for place in range(self._fold.count, len(line)):
+            self._fold.add(line[place])
+        return self._fold
 
 
 def gain_over(epoch: Epoch, other: Epoch) -> Gain | None:
@@ -50,18 +170,6 @@ def _really_better(one: Scored, than: Scored, min_delta: float) -> bool:
     return gain.low > 0 and gain.difference >= min_delta
 
 
-def stalled(scored: Sequence[Scored], patience: int, min_delta: float) -> bool:
-    """Whether `patience` epochs went by without a really better one while the scores did not even rise.
-
-    Once it is so, only a really better epoch ends it: a rise by chance later on does not.
-    """
-    found = reference(scored, min_delta)
-    if found is None or scored[-1][0].epoch - found[0].epoch < patience:
-        return False
-    late = [place for place, (epoch, _) in enumerate(scored) if epoch.epoch - found[0].epoch >= patience]
-    return any(not still_rises(scored[: place + 1], patience, min_delta) for place in late)
-
-
 def still_rises(scored: Sequence[Scored], patience: int, min_delta: float) -> bool:
     """Whether the last scores go up beyond chance, by `min_delta` or more in `patience` epochs.
 
@@ -71,13 +179,16 @@ def still_rises(scored: Sequence[Scored], patience: int, min_delta: float) -> bo
     """
     if scored[-1][0].scores["test"].gain is None:
         return False
-    window = min(patience + patience // 2, LONGEST_WINDOW) + 1
-    mious = [miou for _, miou in scored[-window:]]
+    mious = [miou for _, miou in scored][-_window(patience) :]
     slopes = list(_slopes(mious))
     count = len(mious)
     surplus = sum((slope > 0) - (slope < 0) for slope in slopes)
     spread = sqrt(count * (count - 1) * (2 * count + 5) / 18)
     return surplus - 1 > RISE_Z * spread and median(slopes) * patience >= min_delta
+
+
+def _window(patience: int) -> int:
+    return min(patience + patience // 2, LONGEST_WINDOW) + 1
 
 
 def _slopes(mious: Sequence[float]) -> Iterator[float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import assert_never
+from sys import intern
+from typing import Self, assert_never
 
 from ..trainer.contract import Cause, Drill
 from .events import (
@@ -24,6 +27,7 @@ from .events import (
     EpochCommitted,
     EpochMoved,
     Event,
+    Gain,
     GapMeasured,
     GaveUp,
     IncidentOpened,
@@ -54,7 +58,48 @@ class Attempt:
         return self.plan.attempt
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A `ScoreRecorded` as it is kept: a sixth of its memory, which a run of 10,000 epochs needs 20,000 times."""
+
+    attempt: int
+    epoch: int
+    step: int
+    split: str
+    verdict: str
+    miou: float | None
+    fwiou: float | None
+    pixel_accuracy: float | None
+    mean_accuracy: float | None
+    mean_dice: float | None
+    packed_iou: array[float]
+    """By class, -1 where unknown."""
+    miou_low: float | None
+    miou_high: float | None
+    gain: Gain | None
+    images: int
+    skipped_images: int
+    seconds: float
+    checkpoint_sha256: str
+    message: str
+
+    @classmethod
+    def of(cls, event: ScoreRecorded) -> Self:
+        known = {name: getattr(event, name) for name in cls.__slots__ if name != "packed_iou"}
+        known["packed_iou"] = array("d", [-1.0 if iou is None else iou for iou in event.class_iou])
+        for name in ("split", "verdict", "message", "checkpoint_sha256"):
+            known[name] = intern(known[name])  # read from JSON, each would be a string of its own
+        return cls(**known)
+
+    @property
+    def class_iou(self) -> tuple[float | None, ...]:
+        return tuple(None if iou < 0 else iou for iou in self.packed_iou)
+
+
+AnyScore = ScoreRecorded | Score
+
+
+@dataclass(slots=True)
 class Epoch:
     """One committed epoch of one attempt, with its scores by split."""
 
@@ -67,7 +112,7 @@ class Epoch:
     moved: str | None = None
     """`superseded` or `quarantined`."""
     moved_because: str = ""
-    scores: dict[str, ScoreRecorded] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     best_before: float | None = None
     """Best test mIoU of the epochs scored earlier."""
 
@@ -132,7 +177,20 @@ class History:
         self.epochs: dict[tuple[int, int], Epoch] = {}
         self.unscored: dict[tuple[int, int], Epoch] = {}
         """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt."""
+        self.standing: dict[str, Epoch] = {}
+        """By manifest: what no roll-back and no quarantine has moved away."""
+        self.quarantined: list[Epoch] = []
+        self.failed: dict[tuple[int, int], Epoch] = {}
+        """The epochs that the evaluator could not score on some split."""
+        self._line: list[Epoch] | None = None
+        self._test_line: list[tuple[Epoch, float]] | None = None
+        self.rewritten = 0
+        """How often the standing line has changed in another way than growing at its end."""
+        self._good_until: dict[int, int] = {}
+        """The last step of a verified-good epoch, by attempt."""
         self.incidents: list[Incident] = []
+        self._open: list[Incident] = []
+        """Not known to be recovered."""
         self.alerts: dict[str, AlertChanged] = {}
         self.told: dict[str, tuple[float, AlertChanged]] = {}
         """Of each alert that a person heard of: its last word, and when. One that begins again and goes before it fires
@@ -194,16 +252,13 @@ class History:
             case EpochCommitted():
                 self._commit(event)
             case EpochMoved():
-                epoch = self.epochs[event.attempt, event.epoch]
-                epoch.manifest, epoch.moved, epoch.moved_because = event.manifest, event.reason, event.message
-                if event.reason == "quarantined":
-                    self._choose_best()
+                self._move(event)
             case ScoreRecorded():
                 self._score(event)
             case GapMeasured():
                 self._gap = event
             case IncidentOpened():
-                self.incidents.append(Incident(event, moment))
+                self._open_incident(Incident(event, moment))
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
@@ -233,13 +288,20 @@ class History:
         fired = {drill for _, drill in self.drills_fired}
         return tuple(drill for drill in self.drills_requested if drill not in fired)
 
-    def lineage(self) -> list[Epoch]:
+    def lineage(self) -> Sequence[Epoch]:
         """The epochs that stand, in numeric order: what a roll-back moved away is not among them."""
-        return sorted((epoch for epoch in self.epochs.values() if epoch.moved is None), key=lambda epoch: epoch.epoch)
+        if self._line is None:  # a roll-back moves many at once: the line is put together when it is asked for
+            self._line = sorted(self._standing_epochs(), key=lambda epoch: epoch.epoch)
+        return self._line
 
-    def scored_lineage(self, split: str = "test") -> list[tuple[Epoch, float]]:
-        """The standing epochs with a score on `split`, in numeric order."""
-        return [(epoch, miou) for epoch in self.lineage() if (miou := epoch.miou(split)) is not None]
+    def scored_lineage(self) -> Sequence[tuple[Epoch, float]]:
+        """The standing epochs with a test mIoU, in numeric order. Grows at its end, or `rewritten` counts on."""
+        if self._test_line is None:
+            self._test_line = [(epoch, miou) for epoch in self.lineage() if (miou := epoch.miou("test")) is not None]
+        return self._test_line
+
+    def _standing_epochs(self) -> Iterator[Epoch]:
+        return (epoch for epoch in self.epochs.values() if epoch.moved is None)
 
     @property
     def measured_gap(self) -> GapMeasured | None:
@@ -269,15 +331,17 @@ class History:
 
     def recovered(self, incident: Incident) -> bool:
         """Whether training is past it: a verified-good epoch came after it, or the run reached its end."""
-        if self.finished:
-            return True
+        return self.finished or self._outlived(incident)
+
+    def open_incidents(self) -> list[Incident]:
+        """Those that training is not past. What is past stays so, until a checkpoint turns out to be broken."""
+        return [] if self.finished else list(self._open)
+
+    def _outlived(self, incident: Incident) -> bool:
         opened = incident.opened
         if opened.fatal:
-            return any(epoch.attempt > opened.attempt and epoch.verified_good for epoch in self.epochs.values())
-        return any(
-            epoch.attempt >= opened.attempt and epoch.step > opened.step and epoch.verified_good
-            for epoch in self.epochs.values()
-        )
+            return any(attempt > opened.attempt for attempt in self._good_until)
+        return any(attempt >= opened.attempt and step > opened.step for attempt, step in self._good_until.items())
 
     def answer_to(self, incident: Incident) -> AttemptPlanned | None:
         """The attempt that was planned because of it."""
@@ -300,13 +364,14 @@ class History:
 
     def failed_epochs(self) -> list[Epoch]:
         """The epochs that the evaluator could not score."""
-        return [e for e in self.epochs.values() if any(s.verdict == "failed" for s in e.scores.values())]
+        return sorted(self.failed.values(), key=lambda epoch: epoch.key)
 
     def _forget_failed_scores(self) -> None:
         for epoch in self.failed_epochs():
             epoch.scores = {split: score for split, score in epoch.scores.items() if score.verdict != "failed"}
             self.unscored[epoch.key] = epoch
             self.finished = False
+        self.failed.clear()
 
     def _commit(self, event: EpochCommitted) -> None:
         epoch = Epoch(
@@ -314,24 +379,71 @@ class History:
             epoch=event.epoch,
             step=event.step,
             manifest=event.manifest,
-            sha256=event.sha256,
+            sha256=intern(event.sha256),
             finite=event.finite,
         )
-        self.epochs[epoch.key] = self.unscored[epoch.key] = epoch
+        self.epochs[epoch.key] = self.unscored[epoch.key] = self.standing[epoch.manifest] = epoch
+        if self._line is not None:
+            insort(self._line, epoch, key=lambda one: one.epoch)
+
+    def _move(self, event: EpochMoved) -> None:
+        epoch = self.epochs[event.attempt, event.epoch]
+        if self.standing.get(epoch.manifest) is epoch:
+            del self.standing[epoch.manifest]
+        epoch.manifest, epoch.moved, epoch.moved_because = event.manifest, event.reason, event.message
+        self._rewrite()
+        if event.reason == "quarantined":
+            self.quarantined.append(epoch)
+            self._choose_best()
+            self._judge_again()
+
+    def _rewrite(self) -> None:
+        self._line = self._test_line = None
+        self.rewritten += 1
 
     def _score(self, event: ScoreRecorded) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
-        epoch.scores[event.split] = event
+        again = event.split in epoch.scores
+        epoch.scores[event.split] = Score.of(event)
         if event.split == "test":
             best = self.best.get("test")
             epoch.best_before = None if best is None else best.miou
         if event.verdict == "not-finite" and epoch.key not in self.not_finite:
             self.not_finite.append(epoch.key)
+        if event.verdict == "failed":
+            self.failed[epoch.key] = epoch
         if event.split == "test" and event.miou is not None and epoch.moved is None:
             self.latest_scored = epoch
+            line = self._test_line
+            if again or line is None or (line and epoch.epoch <= line[-1][0].epoch):
+                self._rewrite()
+            else:
+                line.append((epoch, event.miou))
         if epoch.scored:
             self.unscored.pop(epoch.key, None)
             self._compete(epoch)
+        if again:
+            self._judge_again()
+        elif epoch.verified_good:
+            self._note_good(epoch)
+            self._open = [incident for incident in self._open if not self._outlived(incident)]
+
+    def _note_good(self, epoch: Epoch) -> None:
+        self._good_until[epoch.attempt] = max(epoch.step, self._good_until.get(epoch.attempt, 0))
+
+    def _open_incident(self, incident: Incident) -> None:
+        self.incidents.append(incident)
+        if not self._outlived(incident):
+            self._open.append(incident)
+
+    def _judge_again(self) -> None:
+        """From every epoch: one that was good may be no more."""
+        self._good_until.clear()
+        for epoch in self.epochs.values():
+            if epoch.verified_good:
+                self._note_good(epoch)
+        self.failed = {e.key: e for e in self.failed.values() if any(s.verdict == "failed" for s in e.scores.values())}
+        self._open = [incident for incident in self.incidents if not self._outlived(incident)]
 
     def _compete(self, epoch: Epoch) -> None:
         """Epochs compete once both their scores are known, so that the two winners can be compared at any moment."""

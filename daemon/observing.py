@@ -139,11 +139,8 @@ class Observer:
         if changed == self._checkpoints_changed and not anyway:
             return
         self._checkpoints_changed = changed
-        standing = {epoch.manifest for epoch in self.history.lineage()}
-        for path in scan_manifests(self._run.checkpoints):
+        for path in scan_manifests(self._run.checkpoints, skip=self._is_no_news):
             name = str(path.relative_to(self._run.path))
-            if name in standing or not path.name.startswith("checkpoint_epoch"):
-                continue
             try:
                 manifest = read_manifest(path)
             except CorruptCheckpointError as error:
@@ -161,3 +158,7 @@ class Observer:
                         finite=manifest.finite,
                     )
                 )
+
+    def _is_no_news(self, name: str) -> bool:
+        """Asked of each of thousands of names, most of them of epochs that were taken long ago."""
+        return not name.startswith("checkpoint_epoch") or f"checkpoints/{name}" in self.history.standing

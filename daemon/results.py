@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..durable import sync_directory, write_text
 from .events import EpochMoved, Event, RescoreWanted, ScoreRecorded
-from .history import SCORED_SPLITS, History
+from .history import SCORED_SPLITS, AnyScore, History
 from .recording import Fact
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class ResultsFile:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _row(self, score: ScoreRecorded) -> str:
+    def _row(self, score: AnyScore) -> str:
         self._written.add(_key(score))
         return _line([_cell(getattr(score, column)) for column in COLUMNS])
 
@@ -116,7 +116,7 @@ class BestFiles:
         sync_directory(self._run_dir)
 
 
-def _key(score: ScoreRecorded) -> tuple[int, int, str]:
+def _key(score: AnyScore) -> tuple[int, int, str]:
     return score.attempt, score.epoch, score.split
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
 from .events import AlertState, Evidence, Severity
-from .gains import Scored, gain_over, reference, stalled, still_rises
+from .gains import KeptUp, Trend, gain_over
 from .history import Epoch, History, Incident
 
 if TYPE_CHECKING:
@@ -43,20 +43,34 @@ class Alert:
     """Explained by a graver one: not told now, and not over either."""
 
 
+class Rules:
+    """The rules over one history, asked after every fact: what the scores say is folded on, not counted again."""
+
+    def __init__(self, config: AlertsConfig) -> None:
+        self._config = config
+        self._trend = KeptUp(
+            lambda: Trend(patience=config.patience, min_delta=config.min_delta, collapse_drop=config.collapse_drop)
+        )
+
+    def current_alerts(self, history: History) -> list[Alert]:
+        """Every alert that holds; those that a graver one explains are marked."""
+        alerts = [
+            *_incidents(history),
+            *_not_finite(history),
+            *_broken_checkpoints(history),
+            *_failed_evaluations(history),
+            *_evaluation_lag(history, self._config),
+            *_gave_up(history),
+            *_trends(history, self._trend.with_(history), self._config),
+        ]
+        if any(alert.code in HIDES_TRENDS for alert in alerts):
+            alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
+        return alerts
+
+
 def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
-    """Every alert that holds; those that a graver one explains are marked."""
-    alerts = [
-        *_incidents(history),
-        *_not_finite(history),
-        *_broken_checkpoints(history),
-        *_failed_evaluations(history),
-        *_evaluation_lag(history, config),
-        *_gave_up(history),
-        *_trends(history, config),
-    ]
-    if any(alert.code in HIDES_TRENDS for alert in alerts):
-        alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
-    return alerts
+    """The same for a history that is looked at once."""
+    return Rules(config).current_alerts(history)
 
 
 # --- what happened -------------------------------------------------------------------------------------------------
@@ -91,9 +105,7 @@ _ADVICE: dict[Cause, str] = {
 
 
 def _incidents(history: History) -> Iterator[Alert]:
-    for incident in history.incidents:
-        if history.recovered(incident):
-            continue
+    for incident in history.open_incidents():
         opened = incident.opened
         yield Alert(
             fingerprint=f"incident:{incident.number}",
@@ -132,6 +144,8 @@ def resume_words(manifest: str | None) -> str:
 
 def _not_finite(history: History) -> Iterator[Alert]:
     """An epoch that stands although it gives NaN: its worker had ended before the score was known."""
+    if not history.not_finite:
+        return
     told = {incident.opened.attempt for incident in history.incidents if incident.opened.cause is Cause.NAN_WEIGHTS}
     for key in history.not_finite:
         epoch = history.epochs[key]
@@ -149,36 +163,34 @@ def _not_finite(history: History) -> Iterator[Alert]:
 
 
 def _broken_checkpoints(history: History) -> Iterator[Alert]:
-    for epoch in history.epochs.values():
-        if epoch.moved == "quarantined":
-            yield Alert(
-                fingerprint=f"checkpoint-corrupt:{epoch.attempt}:{epoch.epoch}",
-                code="checkpoint-corrupt",
-                severity=Severity.CRITICAL,
-                cause=f"the checkpoint of epoch {epoch.epoch} is not what was committed: {epoch.moved_because}",
-                evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "committed_sha256": epoch.sha256[:16]},
-                action=f"Moved to {epoch.manifest.rsplit('/', 1)[0]}/; it is neither scored nor resumed from.",
-                advice="Check the disk (dmesg, SMART) and what else writes to the run directory.",
-            )
+    for epoch in history.quarantined:
+        yield Alert(
+            fingerprint=f"checkpoint-corrupt:{epoch.attempt}:{epoch.epoch}",
+            code="checkpoint-corrupt",
+            severity=Severity.CRITICAL,
+            cause=f"the checkpoint of epoch {epoch.epoch} is not what was committed: {epoch.moved_because}",
+            evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "committed_sha256": epoch.sha256[:16]},
+            action=f"Moved to {epoch.manifest.rsplit('/', 1)[0]}/; it is neither scored nor resumed from.",
+            advice="Check the disk (dmesg, SMART) and what else writes to the run directory.",
+        )
 
 
 _EVALUATOR_ADVICE = 'Read evaluator.log. Out of GPU memory: set evaluator.device = "cpu" or a smaller batch_size.'
 
 
 def _failed_evaluations(history: History) -> Iterator[Alert]:
-    for epoch in history.epochs.values():
+    for epoch in history.failed_epochs():
         failed = [score for score in epoch.scores.values() if score.verdict == "failed"]
-        if failed:
-            why, _, remedy = failed[0].message.partition(REMEDY_MARK)
-            yield Alert(
-                fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
-                code="evaluator-failed",
-                severity=Severity.WARNING,
-                cause=f"epoch {epoch.epoch} could not be scored: {why}",
-                evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
-                action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
-                advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
-            )
+        why, _, remedy = failed[0].message.partition(REMEDY_MARK)
+        yield Alert(
+            fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
+            code="evaluator-failed",
+            severity=Severity.WARNING,
+            cause=f"epoch {epoch.epoch} could not be scored: {why}",
+            evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
+            action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
+            advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
+        )
 
 
 def _evaluation_lag(history: History, config: AlertsConfig) -> Iterator[Alert]:
@@ -223,20 +235,19 @@ def _gave_up(history: History) -> Iterator[Alert]:
 # --- what the scores say -------------------------------------------------------------------------------------------
 
 
-def _trends(history: History, config: AlertsConfig) -> Iterator[Alert]:
-    scored = history.scored_lineage("test")
-    if not scored:
+def _trends(history: History, trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
+    if not trend.count:
         return
-    yield from _level(scored, config)
-    yield from _stall(scored, config)
-    yield from _collapse(scored, config)
-    yield from _single_class(scored)
-    yield from _disagreement(history, config)
+    yield from _level(trend, config)
+    yield from _stall(trend, config)
+    yield from _collapse(trend)
+    yield from _single_class(trend)
+    yield from _disagreement(history, trend, config)
 
 
-def _level(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
-    latest, _ = scored[-1]
-    best = max(miou for _, miou in scored)
+def _level(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
+    assert trend.best is not None
+    latest, best = trend.latest, trend.best[1]
     evidence: Evidence = {"epoch": latest.epoch, "best_test_miou": round(best, 4)}
     if latest.epoch >= 50 and best < config.needs_debugging_miou:
         yield Alert(
@@ -275,29 +286,26 @@ def _level(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
         )
 
 
-def _stall(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
-    found = reference(scored, config.min_delta)
-    assert found is not None
-    latest, since = scored[-1][0].epoch, found[0].epoch
-    waited = latest - since
-    fires = stalled(scored, config.patience, config.min_delta)
-    if 2 * waited < config.patience or (not fires and still_rises(scored, config.patience, config.min_delta)):
+def _stall(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
+    fires = trend.stalled
+    if 2 * trend.waited < config.patience or (not fires and trend.rises):
         return
     yield Alert(
         "miou-stall",
         "miou-stall",
         Severity.WARNING,
-        *_not_gained(scored, found, config),
+        *_not_gained(trend, config),
         "None: training goes on.",
         "A plateau is a fair place to lower lr or to stop; `segwatch best` names the epoch to use.",
         pending=not fires,
     )
 
 
-def _not_gained(scored: list[Scored], found: Scored, config: AlertsConfig) -> tuple[str, Evidence]:
+def _not_gained(trend: Trend, config: AlertsConfig) -> tuple[str, Evidence]:
     """The words and figures of a stall: the best epoch since the reference, which speaks most against it."""
-    (than, level), latest = found, scored[-1][0].epoch
-    best, miou = max((one for one in scored if one[0].epoch > than.epoch), key=lambda one: one[1])
+    assert trend.reference is not None
+    assert trend.best_since is not None, "a wait has epochs"
+    (than, level), latest, (best, miou) = trend.reference, trend.latest.epoch, trend.best_since
     gain, images = gain_over(best, than), best.scores["test"].images
     words = f"test mIoU has not really gained since epoch {than.epoch}, {latest - than.epoch} epochs ago: at best "
     words += f"{100 * (miou - level):+.2f} points (epoch {best.epoch})"
@@ -319,17 +327,12 @@ def _not_gained(scored: list[Scored], found: Scored, config: AlertsConfig) -> tu
     }
 
 
-def _collapse(scored: list[Scored], config: AlertsConfig) -> Iterator[Alert]:
-    best_epoch, best = max(scored, key=lambda pair: pair[1])
-    floor = (1 - config.collapse_drop) * best
-    after = [(epoch, miou) for epoch, miou in scored if epoch.epoch > best_epoch.epoch]
-    low = 0
-    for _, miou in reversed(after):
-        if miou >= floor:
-            break
-        low += 1
+def _collapse(trend: Trend) -> Iterator[Alert]:
+    assert trend.best is not None
+    (best_epoch, best), epoch, low = trend.best, trend.latest, trend.low
     if best >= COLLAPSE_MATTERS_ABOVE and low:
-        epoch, miou = scored[-1]
+        miou = epoch.miou("test")
+        assert miou is not None, "the line holds what has a score"
         yield Alert(
             "miou-collapse",
             "miou-collapse",
@@ -361,14 +364,9 @@ def _interval(epoch: Epoch) -> Evidence:
     }
 
 
-def _single_class(scored: list[Scored]) -> Iterator[Alert]:
-    flagged = 0
-    for epoch, _ in reversed(scored):
-        if epoch.scores["test"].verdict != "single-class":
-            break
-        flagged += 1
+def _single_class(trend: Trend) -> Iterator[Alert]:
+    flagged, latest = trend.single_class, trend.latest
     if flagged:
-        latest = scored[-1][0]
         yield Alert(
             "single-class",
             "single-class",
@@ -381,9 +379,9 @@ def _single_class(scored: list[Scored]) -> Iterator[Alert]:
         )
 
 
-def _disagreement(history: History, config: AlertsConfig) -> Iterator[Alert]:
+def _disagreement(history: History, trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
     gap = best_gap(history)
-    if gap is None or gap <= config.best_gap or len(history.scored_lineage("test")) < 3:
+    if gap is None or gap <= config.best_gap or trend.count < 3:
         return
     by_test, by_val, measured = history.best["test"], history.best["val"], history.measured_gap
     low, high = (None, None) if measured is None else (measured.low, measured.high)

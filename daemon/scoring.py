@@ -27,7 +27,7 @@ from ..evaluator.report import (
 )
 from .evaluations import compare, read_report
 from .events import EpochMoved, Event, Gain, GapMeasured, ScoreRecorded
-from .gains import reference
+from .gains import KeptUp, Reference
 from .history import SCORED_SPLITS, Epoch, History
 from .inbox import EvaluatorExited, EvaluatorSaid
 from .rollback import quarantine
@@ -46,6 +46,7 @@ class Scoring:
         self._scorer = scorer
         self._min_delta = min_delta
         """The least gain in test mIoU that counts as one (`alerts.min_delta`)."""
+        self._reference = KeptUp(lambda: Reference(min_delta))
         self._looked_for: set[tuple[int, int]] = set()
         self._failures: Counter[tuple[int, int]] = Counter()
 
@@ -129,8 +130,7 @@ class Scoring:
 
     def _gain(self, epoch: Epoch) -> Gain | None:
         """Over the last epoch before it on the standing line that was really better."""
-        before = [one for one in self._history.scored_lineage("test") if one[0].epoch < epoch.epoch]
-        found = reference(before, self._min_delta)
+        found = self._before(epoch).found
         if found is None:
             return None
         than = found[0]
@@ -144,6 +144,13 @@ class Scoring:
             low=told.low,
             high=told.high,
         )
+
+    def _before(self, epoch: Epoch) -> Reference:
+        line = self._history.scored_lineage()
+        if not line or line[-1][0].epoch < epoch.epoch:
+            return self._reference.with_(self._history)
+        # A score that comes late, for an epoch that could not be scored at first: there are few.
+        return Reference(self._min_delta).over([one for one in line if one[0].epoch < epoch.epoch])
 
     def _gap(self) -> Iterator[Event]:
         """The noise in what the winner by val gives away on test, once for each pair of winners."""

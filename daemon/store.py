@@ -23,6 +23,8 @@ from .events import EVENT, AlertChanged, Event
 DATABASE = "state.db"
 EVENTS = "events.jsonl"
 SCHEMA_VERSION = 1
+BLOCK_BYTES = 64 << 10
+"""Read at once: the lines of a large block leave holes in the memory of a daemon that lives for weeks."""
 _SCHEMA = """
 create table events (seq integer primary key, time real not null, kind text not null, body text not null);
 create table notes (key text primary key, value text not null);
@@ -127,7 +129,7 @@ class EventTail:
 
 def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
     rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
-    for moment, body in rows.fetchall():
+    for moment, body in rows:
         yield moment, _event(json.loads(body))
 
 
@@ -142,7 +144,7 @@ def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:
     """The whole lines of events.jsonl; a line that a dying daemon left torn is not a fact."""
     offset = 0
     while True:
-        lines, end = read_lines(path, offset)
+        lines, end = read_lines(path, offset, limit=BLOCK_BYTES)
         if end == offset:
             return
         offset = end

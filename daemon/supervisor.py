@@ -81,6 +81,7 @@ class Supervisor:
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
         self._observer = Observer(run, recorder, screen)
+        self._rules = rules.Rules(config.alerts)
         self._answers = Answers(run, config, recorder, scoring, clock)
         self._interrupt: int | None = None
         self._verdict: GaveUp | None = None
@@ -307,7 +308,7 @@ class Supervisor:
         if not self._recorder.news:
             return
         self._recorder.news = False
-        now = rules.current_alerts(self.history, self._config.alerts)
+        now = self._rules.current_alerts(self.history)
         for change in alerts.changes(self.history.alerts, now, time.time()):
             self._recorder.record(change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from ..checkpoints.config import CheckpointConfig
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) -> None:
     """A file that cannot be removed is told of in the log; the next round tries again."""
     directory = run_dir / "checkpoints"
-    standing = [_stored(directory, epoch) for epoch in history.lineage() if (run_dir / epoch.manifest).exists()]
+    present = {path.name for path in directory.iterdir()}  # once: two looks for each of 10,000 epochs take long
+    standing = [_stored(present, epoch) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
     best = {split: found.epoch.key for split, found in history.best.items()}
     resumed_from = {attempt.plan.resume_from for attempt in history.attempts[-1:]}
     for name in plan(
@@ -31,14 +33,18 @@ def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) ->
             log.warning("%s cannot be removed: %s", directory / name, error)
 
 
-def _stored(directory: Path, epoch: Epoch) -> Stored:
-    stem = PurePosixPath(epoch.manifest).stem
+def _stem(epoch: Epoch) -> str:
+    return PurePosixPath(epoch.manifest).stem
+
+
+def _stored(present: Collection[str], epoch: Epoch) -> Stored:
+    stem = _stem(epoch)
     state = f"{stem}.state.pth"
     return Stored(
         attempt=epoch.attempt,
         epoch=epoch.epoch,
         weights=f"{stem}.pth",
-        state=state if (directory / state).exists() else None,
+        state=state if state in present else None,
         manifest=f"{stem}.json",
         evaluated=epoch.scored,
         verified_good=epoch.verified_good is True,

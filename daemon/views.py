@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -192,7 +192,7 @@ def _winner(look: Look, split: str, *, whole: bool = False) -> dict[str, Any] | 
         "miou_high": score.miou_high,
         "images": score.images,
         "skipped_images": score.skipped_images,
-        "gain": score.gain and score.gain.model_dump(),
+        "gain": score.gain and asdict(score.gain),
         "path": str(look.run.path / epoch.weights),
     }
     return figures | _from_report(winner_report(look.run, look.history, split)) if whole else figures

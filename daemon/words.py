@@ -27,6 +27,7 @@ from .events import (
     RunFinished,
     ScoreRecorded,
 )
+from .history import AnyScore
 from .rules import resume_words
 
 
@@ -35,14 +36,14 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def interval(score: ScoreRecorded) -> str:
+def interval(score: AnyScore) -> str:
     """`61.0-67.2`: the 95 % interval of the mIoU in percent; empty where it is unknown."""
     if score.miou_low is None or score.miou_high is None:
         return ""
     return f"{100 * score.miou_low:.1f}-{100 * score.miou_high:.1f}"
 
 
-def figure(score: ScoreRecorded) -> str:
+def figure(score: AnyScore) -> str:
     """A mIoU with what it rests on: `64.51 % (95 %: 61.0-67.2 over 16 images, 2 skipped)`."""
     beside = [f"95 %: {interval(score)} over {score.images} images"] if interval(score) else []
     beside += [f"{score.skipped_images} skipped"] if score.skipped_images else []

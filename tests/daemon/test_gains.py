@@ -21,7 +21,7 @@ def run(a_run):
 
 
 def reference(run, min_delta: float = DELTA) -> int | None:
-    found = gains.reference(run.history.scored_lineage("test"), min_delta)
+    found = gains.Reference(min_delta).over(run.history.scored_lineage()).found
     return None if found is None else found[0].epoch
 
 
@@ -94,24 +94,28 @@ def test_the_same_epoch_of_another_attempt_is_another_epoch(run):
 # --- a rise in small steps -----------------------------------------------------------------------------------------
 
 
+def stalled(scored) -> bool:
+    return gains.Trend(patience=10, min_delta=DELTA).over(scored).stalled
+
+
 def told(run, mious) -> list[gains.Scored]:
     """Each compared with the first, and none surely better."""
     first = run.trains(1, mious[0])
     for number, miou in enumerate(mious[1:], start=2):
         run.trains(number, miou, gain=run.over(first, miou - mious[0], -0.1, 0.1))
-    return run.history.scored_lineage("test")
+    return run.history.scored_lineage()
 
 
 def test_small_steps_up_are_a_rise_and_no_stall(run):
     scored = told(run, [0.5 + 0.001 * number for number in range(16)])
     assert gains.still_rises(scored, 10, DELTA)
-    assert not gains.stalled(scored, 10, DELTA)
+    assert not stalled(scored)
 
 
 def test_a_rise_slower_than_the_least_difference_within_the_patience_is_none(run):
     scored = told(run, [0.5 + 0.00019 * number for number in range(16)])
     assert not gains.still_rises(scored, 10, DELTA)
-    assert gains.stalled(scored, 10, DELTA)
+    assert stalled(scored)
 
 
 @pytest.mark.parametrize("mious", [[0.5] * 16, [0.5, 0.52] * 8, [0.6 - 0.001 * number for number in range(16)]])
@@ -122,7 +126,7 @@ def test_flat_to_and_fro_and_falling_are_no_rise(run, mious):
 def test_without_counts_of_the_images_a_rise_from_a_fall_is_a_stall_as_before(run):
     for number, miou in enumerate([0.6, *(0.4 + 0.01 * step for step in range(15))], start=1):
         run.trains(number, miou)
-    assert gains.stalled(run.history.scored_lineage("test"), 10, DELTA)
+    assert stalled(run.history.scored_lineage())
 
 
 def test_a_rise_that_ended_one_and_a_half_patiences_ago_no_longer_counts(run):
@@ -134,7 +138,7 @@ def test_once_stalled_a_rise_by_chance_does_not_end_it(run):
     flat = [0.5] * 13
     scored = told(run, flat + [0.5 + 0.001 * number for number in range(1, 16)])
     assert gains.still_rises(scored, 10, DELTA)
-    assert gains.stalled(scored, 10, DELTA)
+    assert stalled(scored)
 
 
 # --- noise and slow gains, over images drawn by chance -------------------------------------------------------------
@@ -161,7 +165,7 @@ class Training:
         counts = PerImage(self.names, right, self.support, right + (self.support * (1 - recall)).astype(np.int64))
         union = counts.support + counts.predicted - right
         miou = float((right.sum(axis=0) / union.sum(axis=0)).mean())
-        found = gains.reference(self.run.history.scored_lineage("test"), DELTA)
+        found = gains.Reference(DELTA).over(self.run.history.scored_lineage()).found
         gain = None if found is None else self._gain(found[0], counts)
         self.counts[self.run.trains(number, miou, gain=gain).key] = counts
         self.references.append(reference(self.run))
