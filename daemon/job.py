@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,13 +26,15 @@ from ..errors import ConfigError
 from ..trainer.contract import AttemptSpec, Drill
 from .alerts import AlertLog
 from .board import Board
+from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data
 from .history import History
 from .inbox import Inbox, hear_signals
+from .outbox import Outbox
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
-from .recording import Recorder, Sink
+from .recording import Recorder, Sink, at_the_boundary
 from .report import print_closing, write_report
 from .results import BestFiles, ResultsFile
 from .rundir import RunDir
@@ -68,6 +71,7 @@ def run_job(
     with signals_raise():
         config = load_config(source)
         run = RunDir(runs_dir / (name or source.stem))
+        _check_channels(source, config, console, begins=not run.exists)
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry)
@@ -76,6 +80,7 @@ def run_job(
                     run,
                     config,
                     begun,
+                    base=source.resolve().parent,
                     drills=drills,
                     retry=retry,
                     console=console,
@@ -152,6 +157,7 @@ def _held(
     config: RunConfig,
     begun: Begun,
     *,
+    base: Path,
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
@@ -161,21 +167,55 @@ def _held(
     store = Store(run.path)
     history = History.of(store.events())
     screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
-    recorder = recorder_for(run, store, history, screen)
+    outbox = Outbox(run.path, config.alerts.notify, base=base, retry_seconds=config.alerts.notify_retry_seconds)
+    recorder = recorder_for(run, store, history, screen, outbox)
     try:
         recorder.catch_up()
+        with at_the_boundary(outbox, "resume"):
+            outbox.resume(store, history)
         _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
         code = _watch(run, config, recorder, screen, commands) if _has_work(history) else _code_of(history)
+        if code < 128:
+            _send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
     finally:
         recorder.close()
     _say_how_it_went(run, history, console, code)
     return code
 
 
-def recorder_for(run: RunDir, store: Store, history: History, screen: Sink) -> Recorder:
-    """Everything that is told of a fact: `screen`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
-    sinks: list[Sink] = [screen, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
+def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
+    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
+    sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
     return Recorder(store, history, [*sinks, Board(run.path, history)])
+
+
+def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:
+    """Raises ConfigError at the beginning of a run; one that goes on does so, and its notifications wait."""
+    try:
+        require_addresses(config.alerts.notify, source.resolve().parent)
+    except ConfigError as error:
+        if begins:
+            raise
+        with nobody_may_look():
+            console.print(f"notifications wait: {error.what}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScreen) -> None:
+    """The last alerts matter most: give them time, unless a person has none."""
+    asked = threading.Event()
+
+    def enough(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, enough) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with at_the_boundary(outbox, "drain"):
+            outbox.drain(seconds, enough=asked.is_set)
+            for words in outbox.undelivered():
+                screen.say(f"notifications to {words}: the next `segwatch run` sends them")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _record_wishes(
