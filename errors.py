@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .plain import one_line, plain
+
 
 class SegwatchError(Exception):
     """A mistake that the command line explains without a traceback: what, where, how to mend it.
@@ -20,9 +22,10 @@ class SegwatchError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
+        what = plain(self.what)
+        lines = [what if self.where is None else f"{one_line(self.where)}: {what}"]
         if self.remedy:
-            lines.append(f"  -> {self.remedy}")
+            lines.append(f"  -> {plain(self.remedy)}")
         return "\n".join(lines)
 
 
