@@ -9,9 +9,10 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from ..data.audit_page import write_audit
 from ..data.audit_view import render
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
+from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
 from .alerts import AlertLog
 from .board import Board
@@ -32,9 +34,9 @@ from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsReques
 from .freezing import accept, create, frozen_data
 from .history import History
 from .inbox import Inbox, hear_signals
-from .outbox import Outbox
+from .outbox import Outbox, set_apart
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
-from .recording import Recorder, Sink, at_the_boundary
+from .recording import Recorder, Sink
 from .report import print_closing, write_report
 from .results import BestFiles, ResultsFile
 from .rundir import RunDir
@@ -75,12 +77,19 @@ def run_job(
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry)
-            with log_to(run.path / "daemon.log"):
+            with log_to(run.path / "daemon.log"), set_apart(config.alerts.notify) as environment:
                 return _held(
                     run,
                     config,
                     begun,
-                    base=source.resolve().parent,
+                    new_outbox=partial(
+                        Outbox,
+                        run.path,
+                        config.alerts.notify,
+                        base=source.resolve().parent,
+                        retry_seconds=config.alerts.notify_retry_seconds,
+                        environment=environment,
+                    ),
                     drills=drills,
                     retry=retry,
                     console=console,
@@ -157,7 +166,7 @@ def _held(
     config: RunConfig,
     begun: Begun,
     *,
-    base: Path,
+    new_outbox: Callable[[], Outbox],
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
@@ -167,12 +176,11 @@ def _held(
     store = Store(run.path)
     history = History.of(store.events())
     screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
-    outbox = Outbox(run.path, config.alerts.notify, base=base, retry_seconds=config.alerts.notify_retry_seconds)
+    outbox = new_outbox()
     recorder = recorder_for(run, store, history, screen, outbox)
     try:
         recorder.catch_up()
-        with at_the_boundary(outbox, "resume"):
-            outbox.resume(store, history)
+        outbox.resume(store, history)
         _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
         code = _watch(run, config, recorder, screen, commands) if _has_work(history) else _code_of(history)
         if code < 128:
@@ -209,10 +217,9 @@ def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScr
 
     before = {number: signal.signal(number, enough) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with at_the_boundary(outbox, "drain"):
-            outbox.drain(seconds, enough=asked.is_set)
-            for words in outbox.undelivered():
-                screen.say(f"notifications to {words}: the next `segwatch run` sends them")
+        outbox.drain(seconds, enough=asked.is_set)
+        for words in outbox.undelivered():
+            screen.say(f"notifications to {words}: the next `segwatch run` sends them")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -333,7 +340,7 @@ def _say_how_it_went(run: RunDir, history: History, console: Console, code: int)
 def _print_end(run: RunDir, history: History, console: Console) -> None:
     print_closing(run, history, console)
     if history.gave_up is not None:
-        console.print(f"\nGAVE UP: {history.gave_up.reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
         console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
 
 

@@ -17,11 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..durable import write_text
-from .alerts import TOLD, alert_lines, one_line
+from ..plain import one_line
+from .alerts import TOLD, alert_lines
 from .channels import Channel
 from .courier import BUSY, LONGEST_RETRY_AFTER_SECONDS, SENT, WAITING, Letter, State, courier_at_work
 from .events import AlertChanged, AlertState, Event, RunFinished, Severity
@@ -51,13 +53,10 @@ class Outbox:
         *,
         base: Path,
         retry_seconds: float,
+        environment: Mapping[str, str],
         command: Sequence[str] = COURIER_COMMAND,
     ) -> None:
         self._run_dir = run_dir
-        # Worker and evaluator inherit the environment: they have no business with the addresses, and may be made to
-        # print what they inherit.
-        secrets = {name: os.environ.pop(name) for c in channels if (name := c.variable) and name in os.environ}
-        environment = {**os.environ, **secrets}
         self._boxes = [
             _Box(
                 run_dir / "outbox" / _directory_name(channel),
@@ -112,6 +111,19 @@ class Outbox:
     def close(self) -> None:
         for box in self._boxes:
             box.close()
+
+
+@contextmanager
+def set_apart(channels: Sequence[Channel]) -> Iterator[dict[str, str]]:
+    """The environment for couriers. Meanwhile no other child inherits the addresses, or can be made to print them."""
+    secrets = {name: os.environ[name] for channel in channels if (name := channel.variable) and name in os.environ}
+    environment = dict(os.environ)
+    for name in secrets:
+        del os.environ[name]
+    try:
+        yield environment
+    finally:
+        os.environ.update(secrets)
 
 
 class _Box:
@@ -235,7 +247,10 @@ class _Box:
             self._child = None
 
     def _waiting(self) -> list[Path]:
-        return list((self._place / WAITING).glob("*.json"))
+        try:
+            return list((self._place / WAITING).glob("*.json"))
+        except OSError:  # it shows again when the next letter is written
+            return []
 
     def _pause(self) -> float:
         """Seconds until the next try; a clock that was set back does not make it longer than any pause is."""

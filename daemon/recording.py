@@ -51,7 +51,7 @@ class Recorder:
         """Hand out again what a daemon that died may have recorded and not shown."""
         facts = list(self._store.events(after=int(self._store.noted(DELIVERED) or 0)))
         for sink in self._sinks if facts else ():
-            with at_the_boundary(sink, "catch up"):
+            with _at_the_boundary(sink, "catch up"):
                 sink.catch_up(facts)
         self.delivered()
 
@@ -68,18 +68,18 @@ class Recorder:
 
     def close(self) -> None:
         for sink in self._sinks:
-            with at_the_boundary(sink, "close"):
+            with _at_the_boundary(sink, "close"):
                 sink.close()
         self._store.close()
 
     def _deliver(self, moment: float, event: Event) -> None:
         for sink in self._sinks:
-            with at_the_boundary(sink, f"show {event.kind}"):
+            with _at_the_boundary(sink, f"show {event.kind}"):
                 sink.handle(moment, event)
 
 
 @contextmanager
-def at_the_boundary(sink: Sink, what: str) -> Iterator[None]:
+def _at_the_boundary(sink: Sink, what: str) -> Iterator[None]:
     """No fault in showing stops watching (promise P7): it is told in daemon.log with its traceback."""
     try:
         yield

@@ -21,7 +21,7 @@ from segwatch.daemon.config import load_config
 from segwatch.daemon.courier import State, pause_asked_for
 from segwatch.daemon.events import AlertChanged, AlertState, RunFinished, Severity
 from segwatch.daemon.history import History
-from segwatch.daemon.outbox import Outbox
+from segwatch.daemon.outbox import Outbox, set_apart
 from segwatch.daemon.store import Store
 from segwatch.errors import ConfigError
 
@@ -57,7 +57,7 @@ class Site:
 
     def outbox(self, *channels: Channel) -> Outbox:
         command = (sys.executable, "-c", "import time; time.sleep(60)")
-        box = Outbox(self.path, channels, base=self.path, retry_seconds=60, command=command)
+        box = Outbox(self.path, channels, base=self.path, retry_seconds=60, environment=os.environ, command=command)
         box.resume(self.store, History.of(self.store.events()))
         self.boxes.append(box)
         return box
@@ -192,10 +192,12 @@ def test_a_new_channel_hears_of_what_fires_now_and_of_nothing_older(site):
     assert site.letters(site.outbox(A)) == ["segwatch run: WARNING miou-stall"]
 
 
-def test_the_processes_beside_it_do_not_inherit_an_address(site, monkeypatch):
+def test_the_processes_beside_it_do_not_inherit_an_address(monkeypatch):
     monkeypatch.setenv("A", SECRET)
-    site.outbox(A)
-    assert "A" not in os.environ
+    with set_apart([A, Channel(url="env:SEGWATCH_NOWHERE")]) as environment:
+        assert "A" not in os.environ
+        assert environment["A"] == SECRET
+    assert os.environ["A"] == SECRET
 
 
 def test_an_outbox_that_cannot_be_written_is_no_error_of_the_loop_and_is_written_later(site):
