@@ -87,6 +87,8 @@ class Manifest(Record):
 def read_manifest(path: Path) -> Manifest:
     """Raises CorruptCheckpointError for what is not a manifest of ours; FileNotFoundError when it is gone."""
     try:
+        if path.is_symlink():
+            raise CorruptCheckpointError("a link, and not the file that was committed", where=path)
         if path.stat().st_size > MANIFEST_LIMIT_BYTES:
             raise CorruptCheckpointError("too large for a manifest", where=path)
         return Manifest.model_validate_json(path.read_bytes())

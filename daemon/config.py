@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..checkpoints.config import CheckpointConfig
 from ..data.config import LAST_ID, AugmentConfig, DataConfig, split_mistakes
-from ..durable import dumps
+from ..durable import dumps, read_text
 from ..errors import ConfigError
 from ..evaluator.config import EvaluatorConfig
 from ..section import Section
@@ -22,6 +22,7 @@ from ..trainer.config import LossConfig, ModelConfig, TrainerConfig
 from . import channels
 from .channels import Channel
 
+FILE_LIMIT_BYTES = 1 << 20
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -118,12 +119,16 @@ class RunConfig(Section):
 def load_config(path: Path) -> RunConfig:
     """Raises ConfigError that holds every mistake of the file at once, each with its key."""
     try:
-        text = path.read_bytes()
+        text = read_text(path, limit=FILE_LIMIT_BYTES)
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=path, remedy="give the path of a run.toml"
         ) from error
-    return parse_config(text, path)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=path, remedy="mend the line that it names") from error
+    except ValueError as error:
+        raise ConfigError(str(error), where=path, remedy="give the path of a run.toml") from error
+    return parse_config(text.encode(), path)
 
 
 def parse_config(text: bytes, where: Path) -> RunConfig:
