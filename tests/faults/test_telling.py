@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from segwatch.daemon.events import AlertChanged, AlertState
+from segwatch.daemon.store import read_events
 
 from ..daemon.conftest import Daemon, write_data
 from .endpoints import Endpoint
@@ -222,3 +224,66 @@ def test_no_secret_is_in_a_file_an_output_or_a_command_line(storm, provoked):
     assert CANARY not in storm.output
     assert any(b"segwatch.daemon.courier" in line for line in storm.seen), "nobody watched"
     assert [line for line in storm.seen if canary in line] == []
+
+
+@fault(
+    "notify-gave-up",
+    area="Telling",
+    fault="run gives up while nobody looks, and its supervisor starts it again and again",
+    promise="P3",
+    provoked="a worker that cannot import, `segwatch run` twice",
+)
+def test_giving_up_is_told_once_before_the_daemon_leaves(daemon, provoked, monkeypatch):
+    endpoint = Endpoint(CANARY)
+    endpoint.start()
+    monkeypatch.setenv("WELL", endpoint.url)
+    daemon.configure(extra='[alerts]\nnotify = [{ url = "env:WELL", severity = "critical" }]')
+    daemon.scenario(import_error=True)
+    try:
+        codes = [daemon.run()[0] for _ in range(2)]
+    finally:
+        endpoint.stop()
+    provoked(2)
+    assert codes[0] == 78, "what is told changes no exit code"
+    assert endpoint.titles().count("CRITICAL gave-up") == len(times_it_gave_up(daemon))
+    assert set(endpoint.ids().values()) == {1}
+
+
+def times_it_gave_up(daemon) -> set[float]:
+    """When each giving up began."""
+    return {
+        event.since
+        for _, event in read_events(daemon.run_dir)
+        if isinstance(event, AlertChanged) and event.code == "gave-up" and event.state is AlertState.FIRING
+    }
+
+
+@fault(
+    "notify-directory",
+    area="Telling",
+    fault="outbox cannot be written",
+    promise="P3 P7",
+    provoked="a file stands where the directory of the outbox should be, until the run is over",
+)
+def test_an_outbox_in_nobodys_reach_stops_nothing_and_is_made_up_for(daemon, provoked, nothing_else_broke, monkeypatch):
+    endpoint = Endpoint(CANARY)
+    endpoint.start()
+    monkeypatch.setenv("WELL", endpoint.url)
+    daemon.configure(extra='[alerts]\nnotify = ["env:WELL"]\nnotify_wait_seconds = 0.1')
+    daemon.scenario(faults={"1:6": "nan"}, step_seconds=0.05)
+    running = daemon.start()
+    daemon.until(lambda _: True)
+    (daemon.run_dir / "outbox").write_text("in the way")
+    provoked()
+    try:
+        code, output = daemon.finish(running)
+        assert code == 0, output
+        assert "notifications to env:WELL: 3 not delivered" in output
+        assert endpoint.taken == []
+        (daemon.run_dir / "outbox").unlink()
+        daemon.configure(extra='[alerts]\nnotify = ["env:WELL"]\nnotify_wait_seconds = 20')
+        assert daemon.run()[0] == 0
+    finally:
+        endpoint.stop()
+    assert endpoint.titles() == TOLD
+    nothing_else_broke(daemon)
