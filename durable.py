@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+LINE_LIMIT_BYTES = 16 << 20
+"""The longest line that we write names every class: some 2 MB."""
+
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """JSON as the standard has it: NaN or Infinity raises ValueError instead of becoming a word no parser knows."""
@@ -101,22 +104,41 @@ class LineLog:
                 os.write(self._descriptor, b"\n")
 
 
+def read_text(path: Path, *, limit: int, encoding: str = "utf-8") -> str:
+    """A file that a person wrote. Raises ValueError when it is larger than any such file, before it is in memory."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"larger than {limit >> 20} MiB")
+    return content.decode(encoding)
+
+
 def read_lines(path: Path, offset: int = 0, *, limit: int = 4 << 20) -> tuple[list[bytes], int]:
     """The whole lines that stand after byte `offset`, and the offset behind them; at most about `limit` bytes at once.
 
-    A last line without its line break is still being written and is left for the next call. A file that is not there
-    yet has no lines.
+    A last line without its line break is still being written and is left for the next call. A line that is longer than
+    `LINE_LIMIT_BYTES` is none of ours and is passed over. A file that is not there yet has no lines.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
             block = file.read(limit)
             if block and b"\n" not in block:  # one line longer than the limit: read on to its end, if it has one
-                block += file.readline()
+                block += file.readline(LINE_LIMIT_BYTES)
+                if not block.endswith(b"\n"):
+                    return [], _next_line(file, offset)
     except FileNotFoundError:
         return [], offset
     end = block.rfind(b"\n") + 1
     return block[:end].splitlines(), offset + end
+
+
+def _next_line(file: IO[bytes], otherwise: int) -> int:
+    """The offset behind the next line break, however far; a line that has none yet may still get one."""
+    while part := file.readline(1 << 20):
+        if part.endswith(b"\n"):
+            return file.tell()
+    return otherwise
 
 
 def _write_all(file: IO[bytes], payload: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .plain import one_line, plain
+
 REMEDY_MARK = "\n  -> "
 """Stands before the remedy where an error is told as text."""
 
@@ -23,8 +25,9 @@ class SegwatchError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        told = self.what if self.where is None else f"{self.where}: {self.what}"
-        return f"{told}{REMEDY_MARK}{self.remedy}" if self.remedy else told
+        what = plain(self.what)
+        told = what if self.where is None else f"{one_line(self.where)}: {what}"
+        return f"{told}{REMEDY_MARK}{plain(self.remedy)}" if self.remedy else told
 
 
 class ConfigError(SegwatchError):

@@ -100,6 +100,8 @@ def poison_in_words(names: Sequence[str], shown: int) -> str:
 def read_manifest(path: Path) -> Manifest:
     """Raises CorruptCheckpointError for what is not a manifest of ours; FileNotFoundError when it is gone."""
     try:
+        if path.is_symlink():
+            raise CorruptCheckpointError("a link, and not the file that was committed", where=path)
         if path.stat().st_size > MANIFEST_LIMIT_BYTES:
             raise CorruptCheckpointError("too large for a manifest", where=path)
         return Manifest.model_validate_json(path.read_bytes())

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..durable import LineLog
+from ..plain import one_line
 from .events import AlertChanged, AlertState, Event, Evidence
 from .rules import Alert
 
@@ -99,11 +100,6 @@ def alert_lines(alert: AlertChanged, moment: float, *, whole: bool = False) -> l
         f"    action:   {one_line(alert.action)}",
         f"    advice:   {one_line(alert.advice)}",
     ]
-
-
-def one_line(text: str) -> str:
-    """Without line breaks, control characters and runs of spaces: a worker's message may hold a whole traceback."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def evidence_words(evidence: Evidence) -> str:

@@ -169,7 +169,7 @@ def _layout() -> Summary:
 
 
 def _image(tag: str, path: Path) -> Summary:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("PNG",)) as picture:
         width, height = picture.size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
     return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -10,16 +10,19 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..checkpoints.config import CheckpointConfig
 from ..data.config import LAST_ID, SPLITS, AugmentConfig, DataConfig, split_mistakes
-from ..durable import dumps
+from ..durable import dumps, read_text
 from ..errors import ConfigError
 from ..evaluator.config import EvaluatorConfig
 from ..section import Section
 from ..trainer.config import LossConfig, ModelConfig, TrainerConfig
+from . import channels
+from .channels import Channel
 
+FILE_LIMIT_BYTES = 1 << 20
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -73,6 +76,13 @@ class AlertsConfig(Section):
     best_gap: Fraction = 0.02
     """Test mIoU lost by choosing the epoch on val, from which on it is worth saying; not told where the test images
     leave it in doubt."""
+    notify: tuple[Channel, ...] = ()
+    """Who is told besides: apprise URLs, each as `"env:NAME"` or `"file:/path"`, or as a table with a `severity` (the
+    least that it is told of). See docs/alerts.md."""
+    notify_retry_seconds: Seconds = 5.0
+    """Wait before a notification that was not taken is tried again; doubles each time, up to 5 minutes."""
+    notify_wait_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """How long the end of a run waits for notifications that are not delivered yet."""
 
 
 class RecoveryConfig(Section):
@@ -93,6 +103,9 @@ class RecoveryConfig(Section):
 
 
 class RunConfig(Section):
+    # What stands in the file may be a secret in the wrong place: no traceback repeats it.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
@@ -111,12 +124,16 @@ def load_config(path: Path, needed: Collection[str] = SPLITS) -> RunConfig:
     `needed` are the splits that it must name.
     """
     try:
-        text = path.read_bytes()
+        text = read_text(path, limit=FILE_LIMIT_BYTES)
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", where=path, remedy="give the path of a run.toml"
         ) from error
-    return parse_config(text, path, needed)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=path, remedy="mend the line that it names") from error
+    except ValueError as error:
+        raise ConfigError(str(error), where=path, remedy="give the path of a run.toml") from error
+    return parse_config(text.encode(), path, needed)
 
 
 def parse_config(text: bytes, where: Path, needed: Collection[str] = SPLITS) -> RunConfig:
@@ -169,6 +186,8 @@ def _explain(error: ValidationError, table: dict[str, Any], needed: Collection[s
                 line = f"{key}: unknown key{_nearest(location)}"
             case "value_error":
                 line = f"{key}: {mistake['ctx']['error']}"
+            case _ if key.split(".")[:2] == ["alerts", "notify"]:
+                line = f"{key}: {channels.IN_WORDS}"
             case _ if (setting := ".".join(key.split(".")[:2])) in IN_WORDS:
                 line = f"{setting}: {IN_WORDS[setting]} (it is {_written(table, setting)!r})"
             case "missing":

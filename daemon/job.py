@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,14 +25,17 @@ from ..data.audit_view import render
 from ..data.config import SPLITS
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
+from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
 from .alerts import AlertLog
 from .board import Board
+from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
 from .inbox import Inbox, hear_signals
+from .outbox import Outbox, set_apart
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
 from .report import print_closing, write_report
@@ -69,14 +74,23 @@ def run_job(
     with signals_raise():
         config = load_config(source)
         run = RunDir(runs_dir / (name or source.stem))
+        _check_channels(source, config, console, begins=not run.exists)
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry)
-            with log_to(run.path / "daemon.log"):
+            with log_to(run.path / "daemon.log"), set_apart(config.alerts.notify) as environment:
                 return _held(
                     run,
                     config,
                     begun,
+                    new_outbox=partial(
+                        Outbox,
+                        run.path,
+                        config.alerts.notify,
+                        base=source.resolve().parent,
+                        retry_seconds=config.alerts.notify_retry_seconds,
+                        environment=environment,
+                    ),
                     drills=drills,
                     retry=retry,
                     console=console,
@@ -179,6 +193,7 @@ def _held(
     config: RunConfig,
     begun: Begun,
     *,
+    new_outbox: Callable[[], Outbox],
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
@@ -188,21 +203,53 @@ def _held(
     store = Store(run.path)
     history = History.of(store.events())
     screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
-    recorder = recorder_for(run, store, history, screen)
+    outbox = new_outbox()
+    recorder = recorder_for(run, store, history, screen, outbox)
     try:
         recorder.catch_up()
+        outbox.resume(store, history)
         _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
         code = _watch(run, config, recorder, screen, commands) if _has_work(history) else _code_of(history)
+        if code < 128:
+            _send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
     finally:
         recorder.close()
     _say_how_it_went(run, history, console, code)
     return code
 
 
-def recorder_for(run: RunDir, store: Store, history: History, screen: Sink) -> Recorder:
-    """Everything that is told of a fact: `screen`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
-    sinks: list[Sink] = [screen, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
+def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
+    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
+    sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
     return Recorder(store, history, [*sinks, Board(run.path, history)])
+
+
+def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:
+    """Raises ConfigError at the beginning of a run; one that goes on does so, and its notifications wait."""
+    try:
+        require_addresses(config.alerts.notify, source.resolve().parent)
+    except ConfigError as error:
+        if begins:
+            raise
+        with nobody_may_look():
+            console.print(f"notifications wait: {error.what}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScreen) -> None:
+    """The last alerts matter most: give them time, unless a person has none."""
+    asked = threading.Event()
+
+    def enough(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, enough) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        outbox.drain(seconds, enough=asked.is_set)
+        for words in outbox.undelivered():
+            screen.say(f"notifications to {words}: the next `segwatch run` sends them")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _record_wishes(
@@ -320,7 +367,7 @@ def _say_how_it_went(run: RunDir, history: History, console: Console, code: int)
 def _print_end(run: RunDir, history: History, console: Console) -> None:
     print_closing(run, history, console)
     if history.gave_up is not None:
-        console.print(f"\nGAVE UP: {history.gave_up.reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
         console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
 
 

@@ -105,6 +105,8 @@ def _type_words(annotation: Any) -> str:
         return " or ".join(_type_words(part) for part in typing.get_args(annotation) if part is not type(None))
     if origin is list:
         return "list: " + _type_words(typing.get_args(annotation)[0])
+    if origin is tuple and typing.get_args(annotation)[1:] == (...,):
+        return f"list: {_type_words(typing.get_args(annotation)[0])}"
     if origin is tuple:
         return f"list of {len(typing.get_args(annotation))}: {_type_words(typing.get_args(annotation)[0])}"
     if origin is dict:
@@ -112,11 +114,15 @@ def _type_words(annotation: Any) -> str:
         return f"table: {_type_words(key)} = {_type_words(value)}"
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return ", ".join(f"`{value}`" for value in annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "text or table: " + ", ".join(annotation.model_fields)
     return {Path: "path", float: "number", int: "whole number", str: "text", bool: "true, false"}.get(annotation, "")
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:
     """The table that a setting is; also one that may be left out."""
+    if typing.get_origin(field.annotation) is tuple:
+        return None  # a list of tables is told as one setting
     for annotation in (field.annotation, *typing.get_args(field.annotation)):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..durable import write_text
+from ..plain import one_line, plain
 from . import views
 from .alerts import duration, stamp
 from .freezing import frozen_data
@@ -35,7 +36,7 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
     happened = views.happened(history)
     console.print("\nwhat happened:")
     for line in happened or ["nothing out of the ordinary"]:
-        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
     console.print("\nwhere to look:")
     for what, where in _places(run):
         console.print(f"  {what:12} {where}", soft_wrap=True, highlight=False, markup=False)
@@ -45,14 +46,14 @@ def write_report(run: RunDir, history: History) -> None:
     """report.md: the same for someone who was away, with results.png when the run is over."""
     data, best = frozen_data(run), views.winner_report(run, history, "test")
     parts = [
-        f"# {run.path.name}",
+        f"# {one_line(run.path.name)}",
         _verdict(history),
         "## Best",
         "\n".join(f"- {line}" for line in _winners(history)),
         _curves(run, history),
         _picture(run, history),
         "## What happened",
-        "\n".join(f"- {line}" for line in views.happened(history)) or "Nothing out of the ordinary.",
+        "\n".join(f"- {one_line(line)}" for line in views.happened(history)) or "Nothing out of the ordinary.",
         "## Epochs",
         _table(views.EPOCH_COLUMNS, views.epoch_rows(history)),
         "## Classes of the best epoch by test, worst first",
@@ -63,7 +64,7 @@ def write_report(run: RunDir, history: History) -> None:
         "## Where to look",
         "\n".join(f"- {what}: `{where}`" for what, where in _places(run)),
     ]
-    write_text(run.path / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+    write_text(run.path / "report.md", plain("\n\n".join(part for part in parts if part)) + "\n")
 
 
 def _verdict(history: History) -> str:
@@ -73,7 +74,7 @@ def _verdict(history: History) -> str:
     restarts = sum(attempt.plan.incident is not None for attempt in history.attempts)
     counted = f"{len(history.attempts)} attempts, {restarts} of them after an incident"
     if history.gave_up is not None:
-        return f"**Gave up**{took}: {history.gave_up.reason} ({counted})."
+        return f"**Gave up**{took}: {one_line(history.gave_up.reason)} ({counted})."
     if history.finished:
         return f"**Finished**{took}: {history.epochs_wanted} epochs, {counted}."
     return f"**Not finished**: {len(history.lineage())} of {history.epochs_wanted} epochs, {counted}."
@@ -170,5 +171,5 @@ def _places(run: RunDir) -> Sequence[tuple[str, str]]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

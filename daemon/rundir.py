@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from ..durable import write_json
-from ..errors import RunHeldError, UsageError
+from ..errors import ConfigError, RunHeldError, UsageError
 from ..section import Record
 from .process import Identity, myself
 
@@ -62,10 +64,15 @@ class RunDir:
         return (self.path / LOCK).exists()
 
     def hold(self, purpose: Literal["watch", "evaluate"] = "watch") -> None:
-        """Take the run for this process. Raises RunHeldError with the pid of the one that has it."""
+        """Take the run for this process.
+
+        Raises RunHeldError with the pid of the one that has it, ConfigError when others can write to it.
+        """
         from filelock import FileLock, Timeout  # only who runs a run needs it; `status` should be quick
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._refuse_if_others_write()
         self._lock = FileLock(self.path / "daemon.lock", timeout=0)
         try:
             self._lock.acquire()
@@ -88,6 +95,16 @@ class RunDir:
             purpose=purpose,
         )
         write_json(self.path / "daemon.json", holder.model_dump())
+
+    def _refuse_if_others_write(self) -> None:
+        """Whoever writes here decides what is loaded, resumed from and told."""
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ConfigError(
+                f"others can write to this run directory (mode {mode:04o})",
+                where=self.path,
+                remedy=f"chmod go-w {shlex.quote(str(self.path))} (where modes are not kept: mount with umask=022)",
+            )
 
     def release(self) -> None:
         assert self._lock is not None

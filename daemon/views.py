@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ..plain import one_line
 from ..trainer.contract import JOURNAL, Progress, attempt_dir
 from . import process
 from .alerts import alert_lines, duration, stamp
@@ -138,7 +139,7 @@ def print_status(look: Look, console: Console) -> None:
 
 def _status_lines(look: Look, figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "run", figures["run"]
-    yield "state", f"{figures['state']}, {figures['health']}: {figures['reason']}"
+    yield "state", f"{figures['state']}, {figures['health']}: {one_line(figures['reason'])}"
     if figures["attempt"] is not None:
         batch = f"{figures['batch_size']} x {figures['accumulate']}"
         yield "attempt", f"{figures['attempt']}: lr {figures['lr']:g}, AMP {figures['amp']}, batch {batch}"
@@ -235,7 +236,7 @@ def _best_lines(look: Look, split: str) -> Iterator[str]:
     if report.per_image_foreground_dice is not None:
         yield f"    per-image foreground Dice {percent(report.per_image_foreground_dice)} ({DICE_WORDS})"
     if report.worst_images:
-        named = (f"{image.name} {percent(image.miou)}" for image in report.worst_images[:WORST_NAMED])
+        named = (f"{one_line(image.name)} {percent(image.miou)}" for image in report.worst_images[:WORST_NAMED])
         yield f"    worst images by their own mIoU: {', '.join(named)}"
     yield f"    what counts: {report.policy}"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from ..errors import ConfigError
+from ..plain import one_line
 from ..section import Record
 from .balance import weights
 from .classes import ClassTable, load_class_table, require_ids
@@ -194,7 +195,7 @@ def _with_files(problem: Problem) -> str:
     lines = [
         problem.what,
         *(f"    {line}" for line in problem.lines),
-        *(f"    {file}" for file in problem.files[:FILES_IN_A_MESSAGE]),
+        *(f"    {one_line(file)}" for file in problem.files[:FILES_IN_A_MESSAGE]),
     ]
     if len(problem.files) > FILES_IN_A_MESSAGE:
         lines.append(f"    and {len(problem.files) - FILES_IN_A_MESSAGE} more, all in `segwatch audit run.toml --json`")

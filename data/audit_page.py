@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..durable import write_text
+from ..plain import plain
 from .audit import AuditReport, UnknownColour, UnknownId
 from .audit_picture import draw_audit, write_picture
 from .audit_words import absent, as_toml, misfit, note, present, share, summary
@@ -166,4 +167,4 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 def _plain(text: str) -> str:
     """Names and paths as they are: no character of them is Markdown's; a table's row is one line."""
-    return SPECIAL.sub(r"\\\1", text).replace("\n", "  ")
+    return SPECIAL.sub(r"\\\1", plain(text)).replace("\n", "  ")

@@ -19,6 +19,7 @@ from .audit import AuditReport
 from .cache import decode_pair
 from .colours import as_percent
 from .config import SPLITS
+from .rasters import FORMATS
 from .resolved import IGNORE_INDEX, Pair, ResolvedData
 
 PAIRS = 4
@@ -95,7 +96,7 @@ def _sheet(data: ResolvedData) -> list[Image.Image]:
 
 def _decoded(data: ResolvedData, pair: Pair, lookup: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 4), not much larger than its cell."""
-    with Image.open(data.root / pair.image) as image:
+    with Image.open(data.root / pair.image, formats=FORMATS) as image:
         scale = min(1.0, max(CELL / image.width, CELL_HEIGHT / image.height))
     return decode_pair(data.root, pair, scale, lookup, data.reading)
 

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..plain import one_line
 from .audit import AuditReport
 from .audit_words import absent, as_toml, colours_worth_a_line, note, present, share, summary, weight
 from .config import SPLITS
@@ -75,13 +76,13 @@ def _swatch(colour: str) -> Text:
 def _print_problem(console: Console, kind: str, style: str, problem: Problem) -> None:
     head = Text.assemble((kind, style), ": ", problem.what)
     if problem.where:
-        head.append(f"\n{problem.where}", style="dim")
+        head.append(f"\n{one_line(problem.where)}", style="dim")
     console.print()
     console.print(head)
     for line in problem.lines:
         console.print(Text(line), soft_wrap=True)
     shown = FILES_SHOWN if kind == "error" else FILES_OF_A_WARNING
-    below = [Text(file) for file in problem.files[:shown]]
+    below = [Text(one_line(file)) for file in problem.files[:shown]]
     if len(problem.files) > shown:
         below.append(Text(f"and {len(problem.files) - shown} more, all with --json"))
     for text in (*below, Text(f"-> {problem.remedy}")):

@@ -24,7 +24,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..durable import read_text
 from ..errors import ConfigError
+from ..plain import one_line
 from .config import LAST_ID, NO_LABEL
 from .python_table import read_dictionary
 
@@ -34,6 +36,8 @@ HEX_COLOUR = re.compile(r"#?([0-9a-fA-F]{6})")
 GOLDEN_RATIO = 0.618033988749895
 HUES_TRIED = 32
 TURN = 254
+TABLE_LIMIT_BYTES = 16 << 20
+"""65535 classes with long names take 8 MB; more is some other file."""
 EXAMPLE = '{"id": 0, "name": "water", "colour": "#E2A929"}'
 IDS = f"a whole number from 0 to {LAST_ID}, other than {NO_LABEL}, which says in masks that nothing is known"
 
@@ -158,7 +162,7 @@ def _parse(path: Path) -> Any:
             "a class table is a .toml, a .json or a .py file", where=path, remedy="set data.classes to such a file"
         )
     try:
-        document = parser(path.read_text(encoding="utf-8-sig"))
+        document = parser(read_text(path, limit=TABLE_LIMIT_BYTES, encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"cannot read the class table: {error.strerror}", where=path, remedy="check data.root and data.classes"
@@ -263,7 +267,7 @@ def _read_row(label: str, row: dict[str, Any], mistakes: list[str]) -> Draft | N
         mistakes.append(f"{label}: {' and '.join(given)} are two different colours")
     if len(mistakes) > known:
         return None
-    return class_id, str(name).strip(), next(iter(colours), None)
+    return class_id, one_line(str(name)), next(iter(colours), None)
 
 
 # --- colours for those that have none
