@@ -40,6 +40,8 @@ TOML_WORDS = {"valid array": "list", "valid list": "list", "valid tuple": "list"
 """TOML's names for what JSON calls otherwise."""
 SYNONYMS = {"learning_rate": "lr", "bs": "batch_size", "mixed_precision": "amp", "clip": "clip_grad_norm"}
 """What other programs call it."""
+ELSEWHERE = dict.fromkeys(("pattern", "group", "group_pattern", "scene_pattern"), "data.scene_pattern")
+"""What is looked for in `data.split` and stands beside it, since the search for leaks needs it as well."""
 
 
 class WatchConfig(Section):
@@ -222,6 +224,8 @@ def _is_union_branch(part: str | int) -> bool:
 
 
 def _nearest(location: list[str]) -> str:
+    if location[:-1] == ["data", "split"] and (meant := ELSEWHERE.get(location[-1])):
+        return f"; it is {meant}"
     known = _fields_at(RunConfig, location[:-1])
     if (meant := SYNONYMS.get(location[-1])) in known:
         return f"; did you mean {meant!r}?"

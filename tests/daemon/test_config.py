@@ -168,6 +168,11 @@ def test_a_key_that_is_near_to_none_is_answered_with_those_that_there_are():
     assert "model.zzz: unknown key; known here: name, base_channels" in complaint(DATA + "[model]\nzzz = 1")
 
 
+def test_a_group_pattern_looked_for_in_the_split_is_found_beside_it():
+    drawn = '[data]\nclasses = "c.toml"\nimages = "i"\nmasks = "m"\nsplit = { val = 0.1, test = 0.1, pattern = "x" }\n'
+    assert "data.split.pattern: unknown key; it is data.scene_pattern" in complaint(drawn)
+
+
 def test_one_mistake_is_told_once_although_pydantic_tries_every_branch():
     text = complaint(DATA.replace("[data]", "[data]\nuse = 'all'"))
     assert "  data.use: " in text
