@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -48,6 +49,28 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def append_whole(descriptor: int, payload: bytes) -> None:
+    """All of `payload` to a file that is only appended to, by one writer. On a full disk what was begun is taken back:
+    what comes next must not be glued to half a line.
+    """
+    written = os.write(descriptor, payload)
+    try:
+        while written < len(payload):
+            written += os.write(descriptor, payload[written:])
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise
+
+
+def leads_to(path: Path, descriptor: int) -> bool:
+    """Whether the name still leads to the open file: what is written to one that was deleted, nobody reads."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 class LineLog:
     """An append-only file of whole lines: each `append` is one write(2), so that no reader sees a line torn by us."""
 
@@ -57,16 +80,17 @@ class LineLog:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end_torn_line()
 
-    def append(self, line: str) -> None:
-        """Raises ValueError for a line with a line break in it, OSError when the disk refuses."""
-        if "\n" in line:
+    def append(self, *lines: str) -> None:
+        """All of them or none. Raises ValueError for a line with a line break in it, OSError when the disk refuses."""
+        if any("\n" in line for line in lines):
             raise ValueError("a line holds no line break")
-        payload = (line + "\n").encode()
-        written = os.write(self._descriptor, payload)
-        while written < len(payload):  # only a full disk or a signal gets here
-            written += os.write(self._descriptor, payload[written:])
+        payload = "".join(line + "\n" for line in lines).encode()
+        append_whole(self._descriptor, payload)
         if self._fsync:
             os.fsync(self._descriptor)
+
+    def in_place(self) -> bool:
+        return leads_to(self.path, self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -61,12 +61,17 @@ class AlertLog:
         self._log = LineLog(run_dir / "alerts.log", fsync=False)
 
     def handle(self, moment: float, event: Event) -> None:
-        for line in self._block(moment, event):
-            self._log.append(line)
+        block = self._block(moment, event)
+        if block and not self._log.in_place():  # rotated, or deleted by a person: a new file is begun
+            self._log.close()
+            self._log = LineLog(self._log.path, fsync=False)
+        if block:
+            self._log.append(*block)
 
     def catch_up(self, facts: Iterable[tuple[float, Event]]) -> None:
         """A daemon may have died between the log and its note that the log was written: the end of the log tells."""
-        written = set(self._log.path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        text = self._log.path.read_text(errors="replace") if self._log.in_place() else ""
+        written = set(text.splitlines()[-TAIL_LINES:])
         for moment, event in facts:
             if not written.issuperset(self._block(moment, event)):
                 self.handle(moment, event)
