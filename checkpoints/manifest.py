@@ -97,7 +97,7 @@ def read_manifest(path: Path) -> Manifest:
 def scan_manifests(directory: Path) -> Iterator[Path]:
     """The manifests in `directory`: first the initial one, then epochs as numbers (2 before 10), then recoveries."""
     found = []
-    for path in directory.iterdir():
+    for path in directory.iterdir() if directory.is_dir() else ():  # deleted or unmounted: nothing is committed there
         if match := MANIFEST_NAME.match(path.name):
             epoch, step = match["epoch"], match["step"]
             rank = (1, int(epoch)) if epoch else (2, int(step)) if step else (0, 0)
