@@ -99,6 +99,7 @@ class Supervisor:
         watcher = Watcher(self._inbox, self._nudge, scan_seconds=self._config.watch.scan_seconds)
         try:
             self._begin()
+            self._update_alerts()  # what the disk did to the daemon before this one may be over at the first look
             watcher.start([self._run.checkpoints, self._run.attempts])
             while self._exit_code is None:
                 for message in self._messages():
