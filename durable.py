@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -51,6 +52,28 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def append_whole(descriptor: int, payload: bytes) -> None:
+    """All of `payload` to a file that is only appended to, by one writer. On a full disk what was begun is taken back:
+    what comes next must not be glued to half a line.
+    """
+    written = os.write(descriptor, payload)
+    try:
+        while written < len(payload):
+            written += os.write(descriptor, payload[written:])
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise
+
+
+def leads_to(path: Path, descriptor: int) -> bool:
+    """Whether the name still leads to the open file: what is written to one that was deleted, nobody reads."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 class LineLog:
     """An append-only file of whole lines: each `append` is one write(2), so that no reader sees a line torn by us.
 
@@ -68,27 +91,21 @@ class LineLog:
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def _replaced(self) -> bool:
-        try:
-            return not os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return True
-
     def append(self, *lines: str) -> None:
         """Lines that belong together, all or none. Raises ValueError for one with a line break in it, OSError when the
         disk refuses.
         """
         if any("\n" in line for line in lines):
             raise ValueError("a line holds no line break")
-        if self._follow and self._replaced():
+        if self._follow and not self.in_place():
             os.close(self._descriptor)
             self._descriptor = self._open()
-        payload = "".join(f"{line}\n" for line in lines).encode()
-        written = os.write(self._descriptor, payload)
-        while written < len(payload):  # only a full disk or a signal gets here
-            written += os.write(self._descriptor, payload[written:])
+        append_whole(self._descriptor, "".join(f"{line}\n" for line in lines).encode())
         if self._fsync:
             os.fsync(self._descriptor)
+
+    def in_place(self) -> bool:
+        return leads_to(self.path, self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -115,7 +115,8 @@ def scan_manifests(directory: Path, *, skip: Callable[[str], bool] = lambda _nam
     What `skip` says of a file name is asked first: a long run has thousands, and a path costs more than a name.
     """
     found = []
-    for name in os.listdir(directory):  # noqa: PTH208 - names: a path for each of 30,000 files takes long
+    for name in os.listdir(directory) if directory.is_dir() else ():  # noqa: PTH208 - a path for each of 30,000 files takes long
+        # A directory that was deleted or unmounted holds no commit.
         if not skip(name) and (match := MANIFEST_NAME.match(name)):
             epoch, step = match["epoch"], match["step"]
             rank = (1, int(epoch)) if epoch else (2, int(step)) if step else (0, 0)

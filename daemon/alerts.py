@@ -67,7 +67,8 @@ class AlertLog:
 
     def catch_up(self, facts: Iterable[tuple[float, Event]]) -> None:
         """A daemon may have died between the log and its note that the log was written: the end of the log tells."""
-        written = set(self._log.path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        text = self._log.path.read_text(errors="replace") if self._log.in_place() else ""
+        written = set(text.splitlines()[-TAIL_LINES:])
         for moment, event in facts:
             if not written.issuperset(self._block(moment, event)):
                 self.handle(moment, event)

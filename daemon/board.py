@@ -13,15 +13,14 @@ from pathlib import Path
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
-from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from .. import tags
+from ..event_file import EventFile
 from .alerts import alert_lines, evidence_words
 from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
 from .history import SCORED_SPLITS, AnyScore, Epoch, History
@@ -32,20 +31,23 @@ IMAGE_LIMIT_BYTES = 8 << 20
 
 
 class Board:
-    """Writes each fact as it comes and flushes after it: what is recorded can be seen."""
+    """Writes each fact as it comes, past every buffer: what is recorded can be seen."""
 
     def __init__(self, run_dir: Path, history: History) -> None:
         self._run_dir = run_dir
         self._history = history
         self._directory = run_dir / "tensorboard" / "eval"
-        self._writer: EventFileWriter | None = None
+        self._writer: EventFile | None = None
         self._step = max((epoch.step for epoch in history.epochs.values()), default=0)
         """The newest step that anything was written at."""
         self._retold: set[int] = set()
         """Incidents that were written again behind a purge."""
 
     def handle(self, moment: float, event: Event) -> None:
+        retold = self._tell_again_when_lost(moment)
         match event:
+            case ScoreRecorded() if retold:
+                pass
             case ScoreRecorded():
                 self._score(moment, event)
             case IncidentOpened():
@@ -60,8 +62,18 @@ class Board:
                 self._text(moment, tags.ATTEMPT, event.resume_step, sentence(event) or "")
             case _:
                 return
-        if self._writer is not None:
-            self._writer.flush()
+
+    def _tell_again_when_lost(self, moment: float) -> bool:
+        """Whether the directory was deleted or replaced, so that every score that stands was written once more."""
+        if self._writer is None or self._writer.in_place():
+            return False
+        log.warning("%s is gone: its curves are written again from the facts", self._directory)
+        self._writer.close()
+        self._writer = None
+        for epoch in sorted(self._history.epochs.values(), key=lambda epoch: epoch.step):
+            for score in epoch.scores.values():
+                self._score(moment, score)
+        return True
 
     def catch_up(self, facts: Sequence[tuple[float, Event]]) -> None:
         """Whether these were written nobody knows: drop everything from the first of them on, and write it again."""
@@ -113,9 +125,7 @@ class Board:
 
         It drops the incidents too, which are why there was a roll-back: they are written again.
         """
-        session = SessionLog(status=SessionLog.START)
-        writer = self._open()
-        writer.add_event(BoardEvent(wall_time=time.time(), step=step, session_log=session))
+        self._open().purge_from(step)
         dropped = [incident for incident in self._history.incidents if incident.opened.step >= step]
         for incident in sorted(dropped, key=lambda incident: incident.opened.step):
             self._text(incident.at, tags.INCIDENTS, incident.opened.step, _incident_words(incident.opened))
@@ -129,13 +139,13 @@ class Board:
         try:
             self._open().add_event(BoardEvent(wall_time=moment, step=step, summary=summary))
         except OSError:
-            self._writer = None  # it never recovers by itself; the next fact opens a new file
+            self.close()  # the next fact opens a new file
             raise
 
-    def _open(self) -> EventFileWriter:
+    def _open(self) -> EventFile:
         if self._writer is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._writer = EventFileWriter(str(self._directory))
+            self._writer = EventFile(self._directory)
             self._purge_from(self._step + 1)
             self._writer.add_event(BoardEvent(wall_time=time.time(), step=0, summary=_layout()))
         return self._writer

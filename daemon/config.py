@@ -57,6 +57,8 @@ class WatchConfig(Section):
     """Limit for writing one checkpoint."""
     stop_grace_seconds: Seconds = 60.0
     """How long a worker may take to save and leave when it is asked to."""
+    disk_free_gb: Annotated[float, Field(ge=0)] = 1.0
+    """With less room than this where the run is written, there is an alert, and no attempt is started."""
 
 
 class AlertsConfig(Section):

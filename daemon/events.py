@@ -247,6 +247,18 @@ class AlertChanged(Record):
     drill: str | None = None
 
 
+class DiskSeen(Record):
+    """The room on the disk of the run passed the limit, in either direction, or the disk refused to take a fact."""
+
+    kind: Literal["disk"] = "disk"
+    state: Literal["fine", "low", "refused"]
+    free_bytes: int
+    needed_bytes: int
+    """`watch.disk_free_gb`."""
+    message: str = ""
+    """What the disk said when it refused."""
+
+
 class GaveUp(Record):
     kind: Literal["gave-up"] = "gave-up"
     reason: str
@@ -290,6 +302,7 @@ Event = Annotated[
     | GapMeasured
     | IncidentOpened
     | AlertChanged
+    | DiskSeen
     | GaveUp
     | BudgetsForgiven
     | RescoreWanted

@@ -22,6 +22,7 @@ from .events import (
     ConfigChanged,
     DaemonStarted,
     DaemonStopped,
+    DiskSeen,
     DrillFired,
     DrillsRequested,
     EpochCommitted,
@@ -203,6 +204,8 @@ class History:
         self._gap: GapMeasured | None = None
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
+        self.disk: DiskSeen | None = None
+        """`None` while it was never short of room."""
         self.gave_up: GaveUp | None = None
         self.retry_asked = False
         """A person wants another attempt, and none was planned since."""
@@ -263,6 +266,8 @@ class History:
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
                     self.told[event.fingerprint] = moment, event
+            case DiskSeen():
+                self.disk = event
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..evaluator.report import Answer
 
@@ -45,6 +46,23 @@ class EvaluatorExited:
 
 Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
 Inbox = SimpleQueue[Message]
+
+
+class Inboxes:
+    """One inbox after another: what was meant for an earlier owner is dropped, but a signal is handed on."""
+
+    def __init__(self) -> None:
+        self._present: Inbox | None = None
+
+    def fresh(self) -> Inbox:
+        old, self._present = self._present, Inbox()
+        hear_signals(self._present)
+        with contextlib.suppress(Empty):
+            while old is not None:
+                message = old.get_nowait()
+                if isinstance(message, Interrupted):
+                    self._present.put(message)
+        return self._present
 
 
 def hear_signals(inbox: Inbox) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from types import FrameType
 
@@ -31,10 +33,10 @@ from .alerts import AlertLog
 from .board import Board
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
-from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DrillsRequested, RunCreated
+from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
-from .inbox import Inbox, hear_signals
+from .inbox import Inbox, Inboxes
 from .outbox import Outbox, set_apart
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
@@ -44,6 +46,8 @@ from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
+from .stopping import stop_worker
+from .storage import DiskError, Pauses, StorageError, free_bytes
 from .store import Store
 from .supervisor import Supervisor
 
@@ -96,6 +100,10 @@ def run_job(
                     console=console,
                     commands=(worker_command, evaluator_command),
                 )
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"the disk refuses: {error}", where=run.path, remedy="make room, or mount it writable; then call again"
+            ) from error
         finally:
             run.release()
             if not run.exists:
@@ -199,7 +207,36 @@ def _held(
     console: Console,
     commands: tuple[Sequence[str], Sequence[str]],
 ) -> int:
-    """The run directory is ours: watch it to its end, and say how it went."""
+    """The run directory is ours: watch it to its end, and say how it went. A disk that refuses costs a fresh start."""
+    opening = [partial(_record_wishes, run, config=config, begun=begun, drills=drills, retry=retry)]
+    pauses, inboxes = Pauses(run.path), Inboxes()
+    while True:
+        try:
+            history, code = _life(
+                run, config, opening, new_outbox=new_outbox, console=console, commands=commands, inboxes=inboxes
+            )
+            break
+        except (OSError, sqlite3.Error) as error:
+            _sit_out(run, error, pauses, inboxes.fresh(), console)
+            opening.append(partial(_record_refusal, run, config=config, message=str(error)))
+    _say_how_it_went(run, history, console, code)
+    return code
+
+
+def _life(
+    run: RunDir,
+    config: RunConfig,
+    opening: list[partial[None]],
+    *,
+    new_outbox: Callable[[], Outbox],
+    console: Console,
+    commands: tuple[Sequence[str], Sequence[str]],
+    inboxes: Inboxes,
+) -> tuple[History, int]:
+    """From what lies on the disk to the end of the run, or to the first time that the disk refuses.
+
+    `opening` is recorded first, and each of it only once: it is removed from the list.
+    """
     store = Store(run.path)
     history = History.of(store.events())
     screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
@@ -208,14 +245,30 @@ def _held(
     try:
         recorder.catch_up()
         outbox.resume(store, history)
-        _record_wishes(run, recorder, config, begun, drills=drills, retry=retry)
-        code = _watch(run, config, recorder, screen, commands) if _has_work(history) else _code_of(history)
+        while opening:
+            opening[0](recorder)
+            del opening[0]
+        code = _code_of(history)
+        if _has_work(history):
+            code = _watch(run, config, recorder, screen, commands=commands, inbox=inboxes.fresh())
         if code < 128:
             _send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
+        return history, code
     finally:
         recorder.close()
-    _say_how_it_went(run, history, console, code)
-    return code
+
+
+def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, console: Console) -> None:
+    """Wait for the disk; whoever stops the daemon meanwhile stops the run. Raises StoppedEarly, StorageError."""
+
+    def say(text: str) -> None:
+        with nobody_may_look():
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    number = pauses.wait(error, inbox, say)
+    if number is not None:
+        stop_worker(run, say)
+        raise StoppedEarly(number)
 
 
 def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
@@ -253,7 +306,7 @@ def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScr
 
 
 def _record_wishes(
-    run: RunDir, recorder: Recorder, config: RunConfig, begun: Begun, *, drills: Sequence[Drill], retry: bool
+    run: RunDir, recorder: Recorder, *, config: RunConfig, begun: Begun, drills: Sequence[Drill], retry: bool
 ) -> None:
     history = recorder.history
     if begun.new:
@@ -273,6 +326,11 @@ def _record_wishes(
         recorder.record(BudgetsForgiven())
 
 
+def _record_refusal(run: RunDir, recorder: Recorder, *, config: RunConfig, message: str) -> None:
+    needed = round(1e9 * config.watch.disk_free_gb)
+    recorder.record(DiskSeen(state="refused", free_bytes=free_bytes(run.path), needed_bytes=needed, message=message))
+
+
 def _has_work(history: History) -> bool:
     if history.finished or history.gave_up is not None:
         return bool(history.unscored or history.failed_epochs())
@@ -288,10 +346,10 @@ def _watch(
     config: RunConfig,
     recorder: Recorder,
     screen: LiveScreen | PlainScreen,
+    *,
     commands: tuple[Sequence[str], Sequence[str]],
+    inbox: Inbox,
 ) -> int:
-    inbox = Inbox()
-    hear_signals(inbox)
     worker_command, evaluator_command = commands
     scorer = Scorer(
         spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
@@ -356,7 +414,10 @@ class SpecWriter:
 
 
 def _say_how_it_went(run: RunDir, history: History, console: Console, code: int) -> None:
-    write_report(run, history)
+    try:
+        write_report(run, history)
+    except OSError as error:
+        logging.getLogger(__name__).warning("report.md is not written: %s", error)
     with nobody_may_look():
         if code >= 128:
             console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
@@ -374,7 +435,7 @@ def _print_end(run: RunDir, history: History, console: Console) -> None:
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """What the daemon itself has to say goes to this file; libraries only when something is wrong."""
-    handler = logging.FileHandler(path)
+    handler = WatchedFileHandler(path)  # which begins a new file when this one is rotated or deleted
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     levels = {"segwatch": logging.INFO, "apscheduler": logging.WARNING, "watchdog": logging.WARNING}
     loggers = {logging.getLogger(name): level for name, level in levels.items()}

@@ -1,12 +1,13 @@
 """One path for every fact: durable first, then into the history, then to those who show it.
 
-A sink that fails is told of in the log and left out of that one fact: showing never stops watching.
+A sink that fails is told of in the log and catches up later: showing never stops watching, and nothing stays untold.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from .store import Store
 
 log = logging.getLogger(__name__)
 DELIVERED = "delivered"
+AGAIN_SECONDS = 2.0
+"""Before a sink that failed is tried again; doubles each time."""
+AGAIN_LIMIT_SECONDS = 300.0
 Fact = tuple[float, Event]
 """When it was recorded, and what."""
 
@@ -32,9 +36,23 @@ class Sink(Protocol):
 
 
 class Recorder:
-    def __init__(self, store: Store, history: History, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        history: History,
+        sinks: Sequence[Sink],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._sinks = sinks
+        self._clock = clock
+        self._missed: dict[int, list[Fact]] = {}
+        """By the position of a sink that failed: the facts that it may not have shown."""
+        self._tried_at = 0.0
+        self._again_seconds = AGAIN_SECONDS
+        self._shown = 0
+        """The last fact that every sink has shown."""
         self.history = history
         self.news = True
         """Whether a fact came that may change which alerts hold."""
@@ -49,16 +67,29 @@ class Recorder:
 
     def catch_up(self) -> None:
         """Hand out again what a daemon that died may have recorded and not shown."""
-        facts = list(self._store.events(after=int(self._store.noted(DELIVERED) or 0)))
-        for sink in self._sinks if facts else ():
-            with _at_the_boundary(sink, "catch up"):
-                sink.catch_up(facts)
+        self._shown = int(self._store.noted(DELIVERED) or 0)
+        facts = list(self._store.events(after=self._shown))
+        if facts:
+            self._missed = {place: list(facts) for place in range(len(self._sinks))}
+        self._show_what_was_missed()
         self.delivered()
 
     def delivered(self) -> None:
-        """Note that everything recorded so far was shown."""
-        if self._store.noted(DELIVERED) != str(self._store.sequence):
-            self._store.note(DELIVERED, str(self._store.sequence))
+        """Note that everything recorded so far was shown; a sink that failed is tried again now and then."""
+        if self._missed and self._clock() - self._tried_at >= self._again_seconds:
+            self._show_what_was_missed()
+        if not self._missed:
+            self._shown = self._store.sequence
+        if self._store.noted(DELIVERED) != str(self._shown):
+            self._store.note(DELIVERED, str(self._shown))
+
+    def _show_what_was_missed(self) -> None:
+        self._tried_at = self._clock()
+        for place, facts in list(self._missed.items()):
+            with _at_the_boundary(self._sinks[place], f"show {len(facts)} facts that it missed"):
+                self._sinks[place].catch_up(facts)
+                del self._missed[place]
+        self._again_seconds = min(2 * self._again_seconds, AGAIN_LIMIT_SECONDS) if self._missed else AGAIN_SECONDS
 
     def note(self, key: str, value: str) -> None:
         self._store.note(key, value)
@@ -67,15 +98,23 @@ class Recorder:
         return self._store.noted(key)
 
     def close(self) -> None:
+        if self._missed:
+            self._show_what_was_missed()
         for sink in self._sinks:
             with _at_the_boundary(sink, "close"):
                 sink.close()
         self._store.close()
 
     def _deliver(self, moment: float, event: Event) -> None:
-        for sink in self._sinks:
+        for place, sink in enumerate(self._sinks):
+            fact = moment, event
+            if place in self._missed:
+                self._missed[place].append(fact)
+                continue
+            self._missed[place] = [fact]
             with _at_the_boundary(sink, f"show {event.kind}"):
                 sink.handle(moment, event)
+                del self._missed[place]
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class Rules:
             *_failed_evaluations(history),
             *_evaluation_lag(history, self._config),
             *_gave_up(history),
+            *_disk(history),
             *_trends(history, self._trend.with_(history), self._config),
         ]
         if any(alert.code in HIDES_TRENDS for alert in alerts):
@@ -229,6 +230,34 @@ def _gave_up(history: History) -> Iterator[Alert]:
             evidence={"attempts": len(history.attempts), "incidents": len(history.incidents)},
             action=f"The worker stays down. Kept: {kept}; report.md says what happened.",
             advice="Mend the cause, then `segwatch run … --retry` goes on from the last good state.",
+        )
+
+
+def _disk(history: History) -> Iterator[Alert]:
+    disk = history.disk
+    if disk is None or disk.state == "fine":
+        return
+    evidence: Evidence = {"free_gb": round(disk.free_bytes / 1e9, 3), "disk_free_gb": disk.needed_bytes / 1e9}
+    if disk.state == "low":
+        yield Alert(
+            "disk-low",
+            "disk-low",
+            Severity.WARNING,
+            f"{disk.free_bytes / 1e9:.2f} GB are left where the run is written",
+            evidence,
+            "Training and scoring go on; no attempt is started until there is room.",
+            "Make room, or lower checkpoints.keep_epochs. Nothing is lost when it runs out: what is being written is "
+            "left out, and everything goes on from the last checkpoint.",
+        )
+    else:
+        yield Alert(
+            "disk-refused",
+            "disk-refused",
+            Severity.CRITICAL,
+            f"the disk refused to take a fact: {disk.message}",
+            evidence,
+            "Nothing was built on it: the daemon started again from what lies on the disk. The worker was not touched.",
+            "Full: make room. Read-only or I/O errors: see dmesg and SMART, and move the run to another disk.",
         )
 
 

@@ -34,14 +34,20 @@ def stop_run(run: RunDir, say: Callable[[str], None]) -> None:
             daemon.send(signal.SIGTERM, group=False)
             if not _gone(daemon, PATIENCE_SECONDS):
                 raise SegwatchError(f"the daemon (pid {daemon.pid}) does not stop", where=run.path)
-    worker = None if WorkerLock(run.path).free() else _worker_of(run)
-    if worker is not None:
-        found = True
-        say(f"worker (pid {worker.pid}): asked to stop")
-        stop(worker, grace_seconds=PATIENCE_SECONDS).join()
-        if not _gone(worker, PATIENCE_SECONDS):
-            raise SegwatchError(f"the worker (pid {worker.pid}) does not stop", where=run.path)
+    found = stop_worker(run, say) or found
     say("stopped" if found else "nothing runs here")
+
+
+def stop_worker(run: RunDir, say: Callable[[str], None]) -> bool:
+    """End a worker that no daemon watches; whether there was one. Raises SegwatchError when it stays."""
+    worker = None if WorkerLock(run.path).free() else _worker_of(run)
+    if worker is None:
+        return False
+    say(f"worker (pid {worker.pid}): asked to stop")
+    stop(worker, grace_seconds=PATIENCE_SECONDS).join()
+    if not _gone(worker, PATIENCE_SECONDS):
+        raise SegwatchError(f"the worker (pid {worker.pid}) does not stop", where=run.path)
+    return True
 
 
 def _worker_of(run: RunDir) -> Identity | None:

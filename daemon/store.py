@@ -6,6 +6,7 @@ behind up to the other. SQLite runs with a rollback journal and full sync: WAL h
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..durable import LineLog, dumps, read_lines
+from ..durable import LineLog, dumps, read_lines, write_text
 from ..errors import SegwatchError
 from .alerts import TOLD
 from .events import EVENT, AlertChanged, Event
@@ -25,6 +26,7 @@ EVENTS = "events.jsonl"
 SCHEMA_VERSION = 1
 BLOCK_BYTES = 64 << 10
 """Read at once: the lines of a large block leave holes in the memory of a daemon that lives for weeks."""
+DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SCHEMA = """
 create table events (seq integer primary key, time real not null, kind text not null, body text not null);
 create table notes (key text primary key, value text not null);
@@ -38,18 +40,24 @@ class Store:
         self._clock = clock
         self._log_path = run_dir / EVENTS
         self._database = _open_database(run_dir / DATABASE)
-        self._log = LineLog(self._log_path, fsync=True)
-        self._sequence = self._reconcile()
+        try:
+            self._sequence = _reconcile(self._database, self._log_path)
+            self._log = LineLog(self._log_path, fsync=True)
+        except BaseException:
+            self._database.close()
+            raise
 
     def append(self, event: Event) -> float:
         """Make a fact durable; returns its time. Raises OSError or sqlite3.Error when the disk refuses: then stop."""
+        if not self._log.in_place():
+            raise OSError(errno.ESTALE, "was deleted or replaced while it was written to", str(self._log_path))
         moment = self._clock()
         body = event.model_dump(mode="json")
         sequence = self._sequence + 1
         self._log.append(dumps({"seq": sequence, "time": moment, **body}))
         self._sequence = sequence
         with self._database:
-            self._insert(sequence, moment, body)
+            _insert(self._database, sequence, moment, body)
         return moment
 
     def note(self, key: str, value: str) -> None:
@@ -73,24 +81,6 @@ class Store:
     def close(self) -> None:
         self._log.close()
         self._database.close()
-
-    def _insert(self, sequence: int, moment: float, body: dict[str, Any]) -> None:
-        row = (sequence, moment, body["kind"], dumps(body))
-        self._database.execute("insert into events values (?, ?, ?, ?)", row)
-
-    def _reconcile(self) -> int:
-        """Bring the one that is behind up to the other; returns the last sequence number."""
-        in_database = self._database.execute("select coalesce(max(seq), 0) from events").fetchone()[0]
-        in_log = 0
-        with self._database:  # one commit for all: each waits for the disk
-            for sequence, moment, body in _log_rows(self._log_path):
-                if sequence > in_database:
-                    self._insert(sequence, moment, body)
-                in_log = max(in_log, sequence)
-        rows = self._database.execute("select seq, time, body from events where seq > ? order by seq", (in_log,))
-        for sequence, moment, body in rows.fetchall():
-            self._log.append(dumps({"seq": sequence, "time": moment, **json.loads(body)}))
-        return max(in_log, int(in_database))
 
 
 def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
@@ -127,6 +117,30 @@ class EventTail:
                     yield float(body["time"]), alert
 
 
+def _insert(database: sqlite3.Connection, sequence: int, moment: float, body: dict[str, Any]) -> None:
+    database.execute("insert into events values (?, ?, ?, ?)", (sequence, moment, body["kind"], dumps(body)))
+
+
+def _reconcile(database: sqlite3.Connection, log: Path) -> int:
+    """Bring each up to the other; returns the last sequence number.
+
+    Lines may be missing in the middle too: where the file was deleted under a daemon that went on, or damaged.
+    """
+    in_database = {row[0] for row in database.execute("select seq from events")}
+    in_log = set()
+    with database:  # one commit for all: each waits for the disk
+        for sequence, moment, body in _log_rows(log):
+            in_log.add(sequence)
+            if sequence not in in_database:
+                in_database.add(sequence)
+                _insert(database, sequence, moment, body)
+    if not in_database <= in_log:
+        rows = database.execute("select seq, time, body from events order by seq").fetchall()
+        lines = (dumps({"seq": sequence, "time": moment, **json.loads(body)}) + "\n" for sequence, moment, body in rows)
+        write_text(log, "".join(lines))
+    return max(in_database, default=0)
+
+
 def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
     rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
     for moment, body in rows:
@@ -158,10 +172,15 @@ def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
-    """Open or create; a database that SQLite calls damaged is moved aside and built anew from events.jsonl."""
+    """Open or create; a database that SQLite calls damaged is moved aside and built anew from events.jsonl.
+
+    Only damage: a disk that is full or read-only, or a lock, says nothing about the database.
+    """
     try:
         return _connect(path)
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in DAMAGE:  # the low byte of an extended code is what it extends
+            raise
         path.replace(path.with_name(f"{path.name}.corrupt-{time.time_ns()}"))
         path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
         return _connect(path)
@@ -173,7 +192,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("pragma journal_mode = delete")
         database.execute("pragma synchronous = full")
         if database.execute("pragma quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check failed")
+            damaged = sqlite3.DatabaseError("quick_check failed")
+            damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damaged
         version = database.execute("pragma user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise SegwatchError(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from queue import Empty
-from typing import assert_never
+from typing import Literal, assert_never
 
 from ..checkpoints.manifest import Role
 from ..errors import SegwatchError
@@ -26,13 +26,14 @@ from ..trainer.contract import (
     Drill,
     attempt_dir,
 )
-from . import alerts, process, rollback, rules, upkeep
+from . import alerts, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig
 from .events import (
     AttemptPlanned,
     DaemonStarted,
     DaemonStopped,
+    DiskSeen,
     EpochMoved,
     Event,
     GaveUp,
@@ -46,7 +47,7 @@ from .observing import Observer, Screen
 from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
-from .watcher import Nudge, Watcher
+from .watcher import HOUSEKEEP_SECONDS, Nudge, Watcher
 from .worker import Condemned, Worker, known_worker, spawned_as
 
 LEAVING_POLLS = 10
@@ -87,6 +88,7 @@ class Supervisor:
         self._verdict: GaveUp | None = None
         """Why the run is given up as soon as its worker has saved and left."""
         self._exit_code: int | None = None
+        self._housekept_at = clock()
         self._tidied_at: float | None = None
         """The newest fact that retention has seen."""
 
@@ -100,6 +102,7 @@ class Supervisor:
         watcher = Watcher(self._inbox, self._nudge, scan_seconds=self._config.watch.scan_seconds)
         try:
             self._begin()
+            self._update_alerts()  # what the disk did to the daemon before this one may be over at the first look
             watcher.start([self._run.checkpoints, self._run.attempts])
             while self._exit_code is None:
                 for message in self._messages():
@@ -124,8 +127,7 @@ class Supervisor:
             case Look():
                 pass
             case Housekeep():
-                self._observer.find_epochs(anyway=True)
-                self._tidy()
+                self._housekeep()
             case Interrupted():
                 self._interrupted(message.signal)
             case WorkerExited():
@@ -141,6 +143,9 @@ class Supervisor:
     def _look(self) -> None:
         """One round over everything that may have changed. While no fact comes, its cost does not grow with the run."""
         now = self._clock()
+        if now - self._housekept_at > 2 * HOUSEKEEP_SECONDS:  # the scheduler is dead, or the clock was set back
+            self._housekeep()
+        self._check_disk()
         if self._worker is not None:
             self._observer.read_journal(self._worker, now)
         self._observer.find_epochs()
@@ -221,6 +226,11 @@ class Supervisor:
             return AttemptSpec.model_validate_json(path.read_bytes())
         return self._spec(attempt.plan, self.history.pending_drills)
 
+    def _housekeep(self) -> None:
+        self._housekept_at = self._clock()
+        self._observer.find_epochs(anyway=True)
+        self._tidy()
+
     # --- watching --------------------------------------------------------------------------------------------------
 
     def _check_liveness(self, now: float) -> None:
@@ -231,6 +241,15 @@ class Supervisor:
         if late is not None:
             self._screen.say(f"the worker stands still: {late}; its stacks go to worker.log, then it is stopped")
             worker.condemn(Condemned(Outcome.HUNG, Cause.WORKER_HUNG, late, {}), stacks=True)
+
+    def _check_disk(self) -> None:
+        """Told before it is full: a full disk takes no alert. Room counts again only with a margin."""
+        free = storage.free_bytes(self._run.path)
+        needed = round(1e9 * self._config.watch.disk_free_gb)
+        known = "fine" if self.history.disk is None else self.history.disk.state
+        state: Literal["fine", "low"] = "low" if free < needed * (1.0 if known == "fine" else 1.1) else "fine"
+        if state != known:
+            self._recorder.record(DiskSeen(state=state, free_bytes=free, needed_bytes=needed))
 
     def _check_evaluator(self) -> None:
         """An evaluator that cannot score anything is found out in the first minute, not after days of training.
@@ -280,6 +299,8 @@ class Supervisor:
             return  # ended alone: its daemon died before it could note the pid
         if self._answers.settled:
             return  # given up before it began
+        if self.history.disk is not None and self.history.disk.state != "fine":
+            return  # its first checkpoint would not fit; the alert says that it waits
         lock = self._lock.acquire()
         if lock is None:
             self._free_the_device()

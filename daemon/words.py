@@ -13,6 +13,7 @@ from .events import (
     BudgetsForgiven,
     ConfigChanged,
     DaemonStopped,
+    DiskSeen,
     DrillFired,
     DrillsRequested,
     EpochCommitted,
@@ -97,6 +98,8 @@ def sentence(event: Event) -> str | None:
             return _scored(event)
         case AlertChanged():
             return _alert(event)
+        case DiskSeen(state="fine"):
+            return f"the disk has room again: {event.free_bytes / 1e9:.1f} GB"
         case GaveUp():
             return f"GAVE UP: {event.reason}"
         case BudgetsForgiven():

@@ -203,6 +203,7 @@ class FakeWorker:
 
     def commit(self, role: Role) -> None:
         directory = self.spec.run_dir / "checkpoints"
+        directory.mkdir(exist_ok=True)
         manifest = Manifest(
             role=role,
             attempt=self.spec.attempt,

@@ -69,7 +69,9 @@ class Shown:
 def shown(tmp_path, a_run):
     run = a_run()
     run.begins(names=("field", "road"))
-    return Shown(tmp_path, run)
+    shown = Shown(tmp_path, run)
+    yield shown
+    shown.board.close()
 
 
 def test_each_figure_is_a_point_at_the_global_step_under_the_tags_of_the_list(shown):
@@ -257,7 +259,6 @@ def test_a_disk_that_refuses_costs_one_fact_and_no_more(shown, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         shown.board.handle(*shown.run.told[-1])
     shown._shown = len(shown.run.told)
-    writer.close()
     shown.trains(3)
     assert shown.steps("test/miou") == [10, 30]
 
