@@ -115,6 +115,8 @@ class Recorder:
             with _at_the_boundary(sink, f"show {event.kind}"):
                 sink.handle(moment, event)
                 del self._missed[place]
+            if place in self._missed:
+                self._tried_at = self._clock()
 
 
 @contextmanager

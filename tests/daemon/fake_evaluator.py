@@ -2,9 +2,9 @@
 
 Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `verdicts`
 ("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `hang` (the same, to stand
-still over when asked first), `hang_at_start` (in its first process), `never_ready`, `out_of_memory` (list of
-"attempt:epoch", refused as such), `overwrite` ("attempt:epoch" -> a file that is given other content when that epoch is
-asked for), `refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
+still over when asked first), `hang_at_start` (in its first process), `never_ready`, `read_images` (as the real one),
+`out_of_memory` (list of "attempt:epoch", refused as such), `overwrite` ("attempt:epoch" -> a file that is given other
+content when that epoch is asked for), `refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
 """
 
 from __future__ import annotations

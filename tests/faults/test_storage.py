@@ -277,7 +277,7 @@ def test_what_is_deleted_under_a_running_daemon_is_written_again(daemon, provoke
     area="Storage",
     fault="the checkpoint directory is deleted, then replaced by an empty one, while running",
     promise="P1 P7",
-    provoked="`rm -r checkpoints` under a running worker, the evaluator behind; later moved away, a new one in its place",
+    provoked="`rm -r checkpoints` under a running worker, the evaluator behind; then another in its place",
 )
 def test_a_checkpoint_directory_that_is_deleted_costs_its_epochs_and_no_more(daemon, provoked, nothing_else_broke):
     daemon.configure(epochs=8)
