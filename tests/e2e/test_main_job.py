@@ -177,5 +177,7 @@ lr = 1e-3
     assert (site.run_dir / "best_test.pth").exists()
     report = (site.run_dir / "report.md").read_text()
     assert report.startswith("# run\n\n**Finished**")
-    (picture,) = re.findall(r"!\[.*\]\((.*)\)", report)
-    assert (site.run_dir / picture).stat().st_size > 10_000
+    pictures = re.findall(r"!\[.*\]\((.*)\)", report)
+    assert "results.png" in pictures
+    assert any(picture.startswith("evaluations/overlays/") for picture in pictures)
+    assert all((site.run_dir / picture).stat().st_size > 10_000 for picture in pictures)
