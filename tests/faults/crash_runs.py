@@ -182,7 +182,8 @@ def watch(place: Path) -> int:
         store, history, [AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
     )
     recorder.catch_up()
-    _record_wishes(run, recorder, config, Begun(new=not known.ever_stepped, changes={}), drills=(), retry=False)
+    begun = Begun(new=not known.ever_stepped, changes={})
+    _record_wishes(run, recorder, config=config, begun=begun, drills=(), retry=False)
     inbox = Inbox()
     scoring = Scoring(run.path, history, ScorerInside(run, inbox), min_delta=config.alerts.min_delta)
     code = Supervisor(

@@ -223,7 +223,7 @@ class SimStore(Store):
         self._world = world
         super().__init__(world.run.path, clock=lambda: world.wall)
         log = self._log
-        self._log = SimpleNamespace(append=self._append_line, close=log.close)
+        self._log = SimpleNamespace(append=self._append_line, close=log.close, in_place=log.in_place)
         self._whole = log
 
     def _append_line(self, line: str) -> None:
