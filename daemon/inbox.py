@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..evaluator.report import Answer
 
@@ -45,6 +45,16 @@ class EvaluatorExited:
 
 Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
 Inbox = SimpleQueue[Message]
+LOOK_SECONDS = 0.5
+"""How long a foreground loop waits for a message before it looks round."""
+
+
+def next_message(inbox: Inbox) -> Message | None:
+    """The next one, or `None` where it is time to look round."""
+    try:
+        return inbox.get(timeout=LOOK_SECONDS)
+    except Empty:
+        return None
 
 
 def hear_signals(inbox: Inbox) -> None:
