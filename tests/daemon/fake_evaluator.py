@@ -68,6 +68,20 @@ def fingerprint(spec: EvaluatorSpec, split: str) -> str:
     return ResolvedData.load(spec.run_dir / spec.data_lock).fingerprint(split)
 
 
+def refusal(told: str | None, request: Request, path: Path) -> Refused | None:
+    """What the scenario tells to refuse, and what the real one would refuse as well."""
+    if told is not None:
+        return Refused(attempt=request.attempt, epoch=request.epoch, reason="foreign", message=told)
+    try:
+        if not request.foreign:
+            committed_step(path)
+    except FileNotFoundError as error:
+        return Refused(attempt=request.attempt, epoch=request.epoch, reason="missing", message=str(error))
+    except CorruptCheckpointError as error:
+        return Refused(attempt=request.attempt, epoch=request.epoch, reason="corrupt", message=error.what)
+    return None
+
+
 def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
     key = f"{request.attempt}:{request.epoch}"
     path = spec.run_dir / request.manifest
@@ -77,21 +91,12 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
         Path(scenario["overwrite"][key]).write_bytes(b"other content")
     if key in scenario.get("die", []):
         os._exit(9)
-    if key in scenario.get("refuse", {}):
-        message = scenario["refuse"][key]
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="foreign", message=message))
+    refused = refusal(scenario.get("refuse", {}).get(key), request, path)
+    if refused is not None:
+        say(refused)
         say(Done(attempt=request.attempt, epoch=request.epoch))
         return
-    try:
-        step = 0 if request.foreign else committed_step(path)
-    except FileNotFoundError as error:
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="missing", message=str(error)))
-        say(Done(attempt=request.attempt, epoch=request.epoch))
-        return
-    except CorruptCheckpointError as error:
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="corrupt", message=error.what))
-        say(Done(attempt=request.attempt, epoch=request.epoch))
-        return
+    step = 0 if request.foreign else committed_step(path)
     time.sleep(scenario.get("score_seconds", 0.0))
     figures = scenario.get("miou", [0.5])
     miou = figures[min(request.epoch, len(figures)) - 1]
