@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty
 
 import tomli_w
 from rich.console import Console
@@ -22,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from ..data.audit import require
 from ..data.resolved import ResolvedData
 from ..durable import write_text
-from ..errors import ConfigError, RunHeldError, SegwatchError, UsageError
+from ..errors import RunHeldError, SegwatchError, UsageError
 from ..evaluator.config import EvaluatorConfig
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Done, EvaluationReport, Refused, Request, Working, report_path
@@ -30,7 +29,7 @@ from ..evaluator.statistics import Difference, difference, read_per_image
 from .config import RunConfig, load_config
 from .evaluations import read_report
 from .history import SCORED_SPLITS
-from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, Message, hear_signals
+from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
 from .job import StoppedEarly, audit_data, log_to, signals_raise
 from .process import EVALUATOR_COMMAND
 from .ranking import Candidate, Ranking, show, write
@@ -46,7 +45,6 @@ NEEDED = ("test",)
 DATA_LOCK = "data.lock.toml"
 TRIES = 2
 """For a checkpoint over which the evaluator died: once more, in a fresh process."""
-LOOK_SECONDS = 0.5
 REASON_LETTERS = 140
 """Of a refusal, while others are still being scored."""
 
@@ -322,11 +320,11 @@ class Desk:
         refused: Refused | None = None
         while True:
             self._scorer.tend()
-            self._require_able()
+            self._scorer.require_able()
             if not asked and self._scorer.idle:
                 self._scorer.ask(request)
                 asked = True
-            match self._next():
+            match next_message(self._inbox):
                 case Interrupted(signal=number):
                     raise StoppedEarly(number)
                 case EvaluatorSaid() as said if self._scorer.heard(said):
@@ -341,18 +339,6 @@ class Desk:
                 case EvaluatorExited() as exited:
                     if self._scorer.died(exited) is not None:
                         return _died_over(request, exited.returncode)
-
-    def _next(self) -> Message | None:
-        try:
-            return self._inbox.get(timeout=LOOK_SECONDS)
-        except Empty:
-            return None
-
-    def _require_able(self) -> None:
-        if self._scorer.refusal is not None:
-            raise ConfigError(f"the evaluator cannot score anything: {self._scorer.refusal}")
-        if self._scorer.unable is not None:
-            raise SegwatchError(self._scorer.unable)
 
 
 def _died_over(request: Request, code: int) -> Refused:

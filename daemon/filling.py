@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from queue import Empty
 from typing import Any
 
 from rich.console import Console
 
-from ..errors import ConfigError, RunHeldError, SegwatchError
+from ..errors import RunHeldError
 from ..evaluator.report import Request, report_path
 from . import alerts, rules, views
 from .config import RunConfig
@@ -22,7 +21,7 @@ from .evaluations import report_of
 from .events import Event, Outcome, RescoreWanted, RunFinished, ScoreRecorded
 from .freezing import frozen_config, require_same_files
 from .history import SCORED_SPLITS, Epoch, History
-from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, Message, hear_signals
+from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
 from .job import log_to, recorder_for, signals_raise
 from .observing import Observer
 from .process import EVALUATOR_COMMAND, WorkerLock
@@ -33,8 +32,6 @@ from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import PlainScreen, nobody_may_look
 from .store import Store
-
-LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -200,11 +197,11 @@ class _Filler:
     def _loop(self) -> int | None:
         """Until nothing is missing; returns the signal that ended it before."""
         while self._recorder.history.unscored or self._lost or self._scorer.in_flight:
-            self._require_able()
+            self._scorer.require_able()
             self._record_all(self._scoring.tend())
             if self._lost and self._scorer.idle:
                 self._scorer.ask(self._lost.pop(0))
-            match self._next():
+            match next_message(self._inbox):
                 case Interrupted(signal=number):
                     return number
                 case EvaluatorSaid() as said:
@@ -215,19 +212,6 @@ class _Filler:
         if self._scored:  # what follows from the last score
             self._record_all(self._scoring.tend())
         return None
-
-    def _next(self) -> Message | None:
-        try:
-            return self._inbox.get(timeout=LOOK_SECONDS)
-        except Empty:
-            return None
-
-    def _require_able(self) -> None:
-        """Before any epoch gets a row that says so: the fault is none of theirs."""
-        if self._scorer.refusal is not None:
-            raise ConfigError(f"the evaluator cannot score anything: {self._scorer.refusal}", where=self._run.path)
-        if self._scorer.unable is not None:
-            raise SegwatchError(self._scorer.unable, where=self._run.path)
 
     def _record_all(self, events: Iterable[Event]) -> None:
         for event in events:

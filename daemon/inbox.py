@@ -46,6 +46,16 @@ class EvaluatorExited:
 
 Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
 Inbox = SimpleQueue[Message]
+LOOK_SECONDS = 0.5
+"""How long a foreground loop waits for a message before it looks round."""
+
+
+def next_message(inbox: Inbox) -> Message | None:
+    """The next one, or `None` where it is time to look round."""
+    try:
+        return inbox.get(timeout=LOOK_SECONDS)
+    except Empty:
+        return None
 
 
 class Inboxes:

@@ -15,6 +15,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from ..durable import write_text
+from ..errors import ConfigError, SegwatchError
 from ..evaluator.config import EvaluatorConfig
 from ..evaluator.report import ANSWER, EvaluatorSpec, Ready, Request, Unable
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox
@@ -79,6 +80,13 @@ class Scorer:
         if self._early_deaths >= len(RESTART_SECONDS):
             return "the evaluator does not start; see evaluator.log"
         return None
+
+    def require_able(self) -> None:
+        """Raises ConfigError or SegwatchError where it can score nothing: the fault is then no epoch's."""
+        if self.refusal is not None:
+            raise ConfigError(f"the evaluator cannot score anything: {self.refusal}", where=self._spec.run_dir)
+        if self.unable is not None:
+            raise SegwatchError(self.unable, where=self._spec.run_dir)
 
     @property
     def idle(self) -> bool:

@@ -39,8 +39,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class PixelCache:
-    """The scaled pixels of one split, in the order of `ResolvedData.splits`."""
+class _Mapped:
+    """The entries of one split in the memory map, in the order of `ResolvedData.splits`."""
 
     pairs: tuple[Pair, ...]
     _pixels: np.ndarray
@@ -49,14 +49,21 @@ class PixelCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def item(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 4), read-only, not copied: R, G, B and the training index, 255 where the pixel is ignored."""
-        entry = self._entries[index]
-        return self._pixels[entry.offset : entry.end].reshape(entry.height, entry.width, CHANNELS)
-
     def size(self, index: int) -> tuple[int, int]:
         """(height, width), without touching the pixels."""
         return self._entries[index].height, self._entries[index].width
+
+    def _bytes(self, index: int) -> np.ndarray:
+        entry = self._entries[index]
+        return self._pixels[entry.offset : entry.end]
+
+
+class PixelCache(_Mapped):
+    """The scaled pixels of one split."""
+
+    def item(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 4), read-only, not copied: R, G, B and the training index, 255 where the pixel is ignored."""
+        return self._bytes(index).reshape(*self.size(index), CHANNELS)
 
     def name(self, index: int) -> str:
         """The image's path, relative to the data's root."""
@@ -91,25 +98,12 @@ def open_cache(
     return PixelCache(pairs, store.map(), entries)
 
 
-@dataclass(frozen=True)
-class LabelCache:
-    """The masks of one split at their own full size, in the order of `ResolvedData.splits`."""
-
-    pairs: tuple[Pair, ...]
-    _pixels: np.ndarray
-    _entries: tuple[_Entry, ...]
-
-    def __len__(self) -> int:
-        return len(self._entries)
+class LabelCache(_Mapped):
+    """The masks of one split at their own full size."""
 
     def item(self, index: int) -> np.ndarray:
         """uint8 (H, W), read-only, not copied: the training index, 255 where the pixel is ignored."""
-        entry = self._entries[index]
-        return self._pixels[entry.offset : entry.end].reshape(entry.height, entry.width)
-
-    def size(self, index: int) -> tuple[int, int]:
-        """(height, width), without touching the pixels."""
-        return self._entries[index].height, self._entries[index].width
+        return self._bytes(index).reshape(self.size(index))
 
 
 def open_labels(

@@ -69,6 +69,26 @@ def fingerprint(spec: EvaluatorSpec, split: str) -> str:
     return ResolvedData.load(spec.run_dir / spec.data_lock).fingerprint(split)
 
 
+def refusal(scenario: dict, key: str, request: Request, path: Path) -> Refused | None:
+    """What the scenario tells to refuse, and what the real one would refuse as well."""
+
+    def because(reason: str, message: str) -> Refused:
+        return Refused(attempt=request.attempt, epoch=request.epoch, reason=reason, message=message)
+
+    if key in scenario.get("out_of_memory", []):
+        return because("out-of-memory", "not even one image of val fits into memory")
+    if key in scenario.get("refuse", {}):
+        return because("foreign", scenario["refuse"][key])
+    try:
+        if not request.foreign:
+            committed_step(path)
+    except FileNotFoundError as error:
+        return because("missing", str(error))
+    except CorruptCheckpointError as error:
+        return because("corrupt", error.what)
+    return None
+
+
 def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
     key = f"{request.attempt}:{request.epoch}"
     path = spec.run_dir / request.manifest
@@ -80,26 +100,12 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
         os._exit(9)
     if key in scenario.get("hang", []) and (spec.run_dir / "asked.txt").read_text().split().count(key) == 1:
         time.sleep(600)
-    if key in scenario.get("out_of_memory", []):
-        message = "not even one image of val fits into memory"
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="out-of-memory", message=message))
+    refused = refusal(scenario, key, request, path)
+    if refused is not None:
+        say(refused)
         say(Done(attempt=request.attempt, epoch=request.epoch))
         return
-    if key in scenario.get("refuse", {}):
-        message = scenario["refuse"][key]
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="foreign", message=message))
-        say(Done(attempt=request.attempt, epoch=request.epoch))
-        return
-    try:
-        step = 0 if request.foreign else committed_step(path)
-    except FileNotFoundError as error:
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="missing", message=str(error)))
-        say(Done(attempt=request.attempt, epoch=request.epoch))
-        return
-    except CorruptCheckpointError as error:
-        say(Refused(attempt=request.attempt, epoch=request.epoch, reason="corrupt", message=error.what))
-        say(Done(attempt=request.attempt, epoch=request.epoch))
-        return
+    step = 0 if request.foreign else committed_step(path)
     time.sleep(scenario.get("score_seconds", 0.0))
     figures = scenario.get("miou", [0.5])
     miou = figures[min(request.epoch, len(figures)) - 1]

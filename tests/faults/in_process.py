@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from segwatch.checkpoints.manifest import Role
-from segwatch.daemon import process
+from segwatch.daemon import process, store
 from segwatch.daemon.alerts import AlertLog
 from segwatch.daemon.config import load_config
 from segwatch.daemon.events import RunCreated
@@ -37,6 +37,7 @@ from segwatch.daemon.scorer import Scorer, spec_for
 from segwatch.daemon.scoring import Scoring
 from segwatch.daemon.screen import PlainScreen
 from segwatch.daemon.store import Store, read_events
+from segwatch.daemon.store import _insert as insert_row
 from segwatch.daemon.supervisor import Supervisor
 from segwatch.durable import write_text
 from segwatch.evaluator.metrics import score
@@ -204,10 +205,16 @@ class World:
             }.items():
                 patch.setattr(process, name, stand_in)
             patch.setattr(Identity, "of", self.of_pid)
+            patch.setattr(store, "_insert", self.insert)
             # Functions, not bound methods: the identity is what they are asked about.
             patch.setattr(Identity, "alive", lambda identity: self.alive(identity))  # noqa: PLW0108
             patch.setattr(Identity, "send", lambda identity, number, **_group: self.send(identity, number))
             yield
+
+    def insert(self, database: sqlite3.Connection, *row: object) -> None:
+        if self.disk.full == "database":
+            raise sqlite3.OperationalError("database or disk is full")
+        insert_row(database, *row)
 
     def close(self) -> None:
         if self.daemon is not None:
@@ -235,11 +242,6 @@ class SimStore(Store):
             self._world.disk.refuse()
         self._whole.append(line)
         self._world.point()
-
-    def _insert(self, *row: object) -> None:
-        if self._world.disk.full == "database":
-            raise sqlite3.OperationalError("database or disk is full")
-        super()._insert(*row)
 
 
 class SimScorer(Scorer):
