@@ -104,6 +104,22 @@ class RecoveryConfig(Section):
     """The longest such wait."""
     wait_for_scores_seconds: Annotated[float, Field(ge=0)] = 900.0
     """How long a roll-back waits for the evaluator, to know which epoch is verified good."""
+    diagnose: bool = True
+    """Whether a numeric incident is replayed before it is answered; without, the ladder of remedies decides."""
+    diagnosis_seconds: Seconds = 120.0
+    """How long such a replay may take, before the ladder decides."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 50
+    """Over how many steps the rate rises again after it was lowered."""
+    probation_epochs: Annotated[int, Field(ge=1)] = 2
+    """Epochs that a remedy has to last before its incident counts as resolved."""
+    probation_share: Fraction = 0.98
+    """Of the test mIoU before the incident: what has to be reached again for the same."""
+    undo: bool = True
+    """Whether a remedy that has proved itself is taken back, one at a time, to see whether it is still needed."""
+    on_collapse: Literal["restart", "alert"] = "restart"
+    """What follows when two scores in a row fall far below the best: roll back with a lower rate, or only alert."""
+    standby: bool = True
+    """Whether a worker with everything imported waits to take the place of one that dies."""
 
 
 class RunConfig(Section):

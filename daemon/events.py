@@ -14,6 +14,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 from ..section import Record
 from ..trainer.config import Amp
 from ..trainer.contract import Cause, Drill
+from ..trainer.diagnosis import Finding
 
 Evidence = dict[str, float | int | str | None]
 
@@ -104,7 +105,12 @@ class AttemptPlanned(Record):
     incident: int | None = None
     """The incident that this attempt answers."""
     remedy: str | None = None
-    """`lower-lr`, `amp-off`, `bf16`, `micro-batch`, `resume`."""
+    """`lower-lr`, `amp-off`, `bf16`, `micro-batch`, `leave-out`, `resume`."""
+    undoes: str | None = None
+    """The remedy that this attempt takes back, to see whether it is still needed."""
+    warm_up_steps: int = 0
+    left_out: tuple[str, ...] = ()
+    """All images that are not trained any more, by name."""
     delay_seconds: float = 0.0
 
 
@@ -232,6 +238,39 @@ class IncidentOpened(Record):
     """Whether it ended the attempt."""
 
 
+class Diagnosed(Record):
+    """What the replay of an incident has shown, or that there was none and the ladder of remedies decides."""
+
+    kind: Literal["diagnosed"] = "diagnosed"
+    incident: int
+    finding: Finding
+    because: str
+    files: tuple[str, ...] = ()
+    """Images that go wrong from two different good states."""
+    bf16_is_finite: bool | None = None
+    onset_step: int | None = None
+    seconds: float = 0.0
+
+
+class ProbationEnded(Record):
+    """Whether a remedy, or the undoing of one, has proved itself."""
+
+    kind: Literal["probation-ended"] = "probation-ended"
+    attempt: int
+    """The attempt that brought the remedy, or undid it."""
+    incident: int | None
+    """The incident that it answered; `None` for the undoing of a remedy."""
+    passed: bool
+    because: str
+    """In words, with the numbers."""
+    epochs: int = 0
+    """Committed since."""
+    miou: float | None = None
+    """Test mIoU that decided."""
+    miou_before: float | None = None
+    """That of the last score before the incident, or before the undoing."""
+
+
 class AlertChanged(Record):
     kind: Literal["alert"] = "alert"
     fingerprint: str
@@ -301,6 +340,8 @@ Event = Annotated[
     | ScoreRecorded
     | GapMeasured
     | IncidentOpened
+    | Diagnosed
+    | ProbationEnded
     | AlertChanged
     | DiskSeen
     | GaveUp

@@ -22,6 +22,7 @@ from .events import (
     ConfigChanged,
     DaemonStarted,
     DaemonStopped,
+    Diagnosed,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -32,6 +33,7 @@ from .events import (
     GapMeasured,
     GaveUp,
     IncidentOpened,
+    ProbationEnded,
     RescoreWanted,
     RunCreated,
     RunFinished,
@@ -190,6 +192,9 @@ class History:
         self._good_until: dict[int, int] = {}
         """The last step of a verified-good epoch, by attempt."""
         self.incidents: list[Incident] = []
+        self.diagnoses: dict[int, Diagnosed] = {}
+        """By incident."""
+        self.probations: list[ProbationEnded] = []
         self._open: list[Incident] = []
         """Not known to be recovered."""
         self.alerts: dict[str, AlertChanged] = {}
@@ -262,6 +267,10 @@ class History:
                 self._gap = event
             case IncidentOpened():
                 self._open_incident(Incident(event, moment))
+            case Diagnosed():
+                self.diagnoses[event.incident] = event
+            case ProbationEnded():
+                self.probations.append(event)
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):

@@ -15,9 +15,18 @@ from ..trainer.contract import Cause
 from .config import RecoveryConfig
 from .events import Outcome
 
-Remedy = Literal["lower-lr", "amp-off", "bf16", "micro-batch", "resume"]
+Remedy = Literal["lower-lr", "amp-off", "bf16", "micro-batch", "leave-out", "resume"]
 ResumeFrom = Literal["verified-good", "latest"]
-NUMERIC = frozenset({Cause.NAN_LOSS, Cause.INF_GRADIENTS, Cause.NAN_WEIGHTS, Cause.AMP_UNSTABLE})
+NUMERIC = frozenset(
+    {
+        Cause.NAN_LOSS,
+        Cause.INF_GRADIENTS,
+        Cause.NAN_WEIGHTS,
+        Cause.AMP_UNSTABLE,
+        Cause.LOSS_SPIKE,
+        Cause.MIOU_COLLAPSE,
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ _ADVICE: dict[Cause, str] = {
         "If it comes back with AMP off, lower lr and look for extreme activations or broken images."
     ),
     Cause.AMP_UNSTABLE: 'Train with amp = "bf16" where the GPU has it, or "off": fp16 overflows at 65504.',
+    Cause.LOSS_SPIKE: ("If it comes back, start with a lower lr; look at the batch that the incident names."),
+    Cause.MIOU_COLLAPSE: (
+        "Look at the overlays of the two scores: one class everywhere, or noise? If it comes back, lower lr."
+    ),
     Cause.OUT_OF_MEMORY: (
         "See what else uses the GPU (nvidia-smi). BatchNorm is noisy below 4 images: rather lower data.scale or "
         "base_channels than train long at batch 1."

@@ -45,6 +45,10 @@ class Cause(StrEnum):
     INF_GRADIENTS = "inf-gradients"
     NAN_WEIGHTS = "nan-weights"
     AMP_UNSTABLE = "amp-unstable"
+    LOSS_SPIKE = "loss-spike"
+    """The loss stays far above what it was, though finite."""
+    MIOU_COLLAPSE = "miou-collapse"
+    """The scores fell, and stayed down, while the numbers of training look sound."""
     OUT_OF_MEMORY = "out-of-memory"
     WORKER_CRASHED = "worker-crashed"
     WORKER_HUNG = "worker-hung"
@@ -112,6 +116,10 @@ class AttemptSpec(Record):
     cache_dir: Path
     """Absolute: the pre-scaled pixels, shared by worker, evaluator and later runs."""
     config_hash: str
+    warm_up_steps: int = 0
+    """From the resume point on the rate rises linearly to that of the schedule over so many steps."""
+    left_out: tuple[str, ...] = ()
+    """Images, by their names in the training split, in whose place the next image of the epoch's order is trained."""
     drills: tuple[Drill, ...] = ()
     """Only those that have not happened yet."""
 
