@@ -128,7 +128,7 @@ def audit(
     """
     from ..data.audit_view import render
     from .config import load_config
-    from .job import audit_data, keep_audit, require_told, require_trainable
+    from .job import audit_data, keep_audit, require_told, require_trainable, tell_effort
 
     settings = load_config(config)
     report = audit_data(config, settings, _console(stderr=json))
@@ -136,6 +136,7 @@ def audit(
         typer.echo(report.model_dump_json(indent=1))
     else:
         render(report, _console())
+    tell_effort(report, _console(stderr=json))
     keep_audit(report, config.parent if output is None else output, _console(stderr=json))
     if not json:
         require_told(report)

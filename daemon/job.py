@@ -141,6 +141,12 @@ def keep_audit(report: AuditReport, directory: Path, console: Console) -> None:
     _say(console, told)
 
 
+def tell_effort(report: AuditReport, console: Console) -> None:
+    """Print how fast the files were read, where any were."""
+    if report.effort is not None and report.effort.pairs:
+        _say(console, report.effort.words())
+
+
 def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
     """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
     data = require(report)

@@ -21,6 +21,7 @@ from .classes import ClassTable, load_class_table, require_ids
 from .colours import as_hex, ignored_colours, packed_colours, pasteable, tally
 from .config import NO_LABEL, SPLITS, DataConfig
 from .contents import Contents, contents_of
+from .effort import Effort
 from .formats import Format, MaskFile, settle
 from .frozen import FrozenFile
 from .judging import Findings, judge_binary_split, judge_classes, judge_colours, judge_files, rare, test_only
@@ -123,6 +124,8 @@ class AuditReport(Record):
     """By `loss.class_weights`: a weight for each of `proposed_use`."""
     bad_files: dict[str, dict[str, tuple[str, ...]]] = Field(default_factory=dict)
     """By split and fault."""
+    effort: Effort | None = None
+    """How long the files took to read."""
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     resolved: ResolvedData | None
@@ -330,6 +333,7 @@ class _Outcome:
             proposed_use=self.selection.ids,
             class_weights=weighed,
             bad_files={name: _by_fault(scan) for name, scan in scans.items()},
+            effort=self.scan.effort,
             errors=tuple(self.findings.errors),
             warnings=tuple(self.findings.warnings),
             resolved=None if self.findings.errors else self._resolved(),

@@ -38,7 +38,12 @@ HUES_TRIED = 32
 TURN = 254
 TABLE_LIMIT_BYTES = 16 << 20
 """65535 classes with long names take 8 MB; more is some other file."""
-EXAMPLE = '{"id": 0, "name": "water", "colour": "#E2A929"}'
+EXAMPLES = {
+    ".toml": '0 = { name = "water", colour = "#E2A929" } under [classes]',
+    ".json": '{"id": 0, "name": "water", "colour": "#E2A929"}',
+    ".py": '0: {"name": "water", "RGB": [226, 169, 41]}',
+}
+"""An entry, as each kind of file writes it."""
 IDS = f"a whole number from 0 to {LAST_ID}, other than {NO_LABEL}, which says in masks that nothing is known"
 
 Colour = tuple[int, int, int]
@@ -109,7 +114,7 @@ def load_class_table(path: Path) -> ClassTable:
     """
     rows = list(_rows(_parse(path), path))
     if not rows:
-        raise ConfigError("the class table is empty", where=path, remedy=f"list every class, such as {EXAMPLE}")
+        raise ConfigError("the class table is empty", where=path, remedy=f"list every class, such as {_example(path)}")
     numbered = not any("id" in row for _, row in rows) and all(_given_colours(row) for _, row in rows)
     if numbered:
         rows = [(label, {"id": _numbered(position), **row}) for position, (label, row) in enumerate(rows)]
@@ -122,7 +127,7 @@ def load_class_table(path: Path) -> ClassTable:
     mistakes += _repeated("id", [str(row["id"]) for _, row in rows if type(row["id"]) is int])
     mistakes += _repeated("name", [name.strip() for name in names if isinstance(name, str) and name.strip()])
     if mistakes:
-        raise ConfigError(_listed(mistakes), where=path, remedy=f"an id is {IDS}; an entry reads {EXAMPLE}")
+        raise ConfigError(_listed(mistakes), where=path, remedy=f"an id is {IDS}; an entry reads {_example(path)}")
     return ClassTable(path, _coloured(sorted(drafts, key=lambda draft: draft[0])), numbered)
 
 
@@ -174,7 +179,13 @@ def _parse(path: Path) -> Any:
         return document["classes"]
     if isinstance(document, list) or (isinstance(document, dict) and document and all(map(_is_number, document))):
         return document
-    raise ConfigError('no "classes" in the class table', where=path, remedy=f"list them there, such as {EXAMPLE}")
+    raise ConfigError(
+        'no "classes" in the class table', where=path, remedy=f"list them there, such as {_example(path)}"
+    )
+
+
+def _example(path: Path) -> str:
+    return EXAMPLES[path.suffix.lower()]
 
 
 def _json(text: str) -> Any:
@@ -202,7 +213,9 @@ def _rows(classes: Any, path: Path) -> Iterator[Row]:
                 yield f"entry {position}", _as_table(row, f"entry {position}", path)
         case other:
             raise ConfigError(
-                f'"classes" is a {type(other).__name__}, not a list or a table', where=path, remedy=f"write {EXAMPLE}"
+                f'"classes" is a {type(other).__name__}, not a list or a table',
+                where=path,
+                remedy=f"write {_example(path)}",
             )
 
 
@@ -214,7 +227,7 @@ def _as_table(row: Any, label: str, path: Path) -> dict[str, Any]:
     if isinstance(row, str):  # `0 = "water"` says all that is needed
         return {"name": row}
     if not isinstance(row, dict):
-        raise ConfigError(f"{label} is {row!r}, not a table", where=path, remedy=f"an entry reads {EXAMPLE}")
+        raise ConfigError(f"{label} is {row!r}, not a table", where=path, remedy=f"an entry reads {_example(path)}")
     lower = {str(key).lower(): value for key, value in row.items()}
     if len(lower) < len(row):
         raise ConfigError(
@@ -243,7 +256,7 @@ def _without_ids(path: Path, titles: list[str], entries: int) -> ConfigError:
     return ConfigError(
         f"{len(titles)} of {entries} entries have no id: " + ", ".join(titles),
         where=path,
-        remedy=f"give each class the id that its pixels have in the masks, such as {EXAMPLE}",
+        remedy=f"give each class the id that its pixels have in the masks, such as {_example(path)}",
     )
 
 

@@ -129,9 +129,9 @@ def _centres(length: int, target: int) -> np.ndarray:
 
 
 @contextmanager
-def _opened_mask(path: Path) -> Iterator[Image.Image]:
+def _opened_mask(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """A mask in a mode that says what its pixels are; nothing is decoded yet."""
-    with opened(path, FORMATS) as image:
+    with opened(path, FORMATS, content) as image:
         if image.format == "JPEG" or image.info.get("compression") == "jpeg":
             raise MaskFormatError("a JPEG mask: JPEG is lossy and invents values at edges", where=path, remedy=LOSSLESS)
         if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"}:
@@ -303,10 +303,11 @@ def _array_as(array: np.ndarray, reading: Reading, path: Path) -> np.ndarray:
 # --- facts
 
 
-def describe_mask(path: Path, keep: Collection[int] = ()) -> MaskFacts:
+def describe_mask(path: Path, keep: Collection[int] = (), content: bytes | None = None) -> MaskFacts:
     """What the file holds, decoded to its end. Raises ConfigError.
 
-    Of a file with very many colours the most frequent ones are told, and those in `keep`.
+    Of a file with very many colours the most frequent ones are told, and those in `keep`. `content` are the file's
+    bytes where they have been read already; an .npy file is looked at where it lies.
     """
     if path.suffix.lower() == ".npy":
         array = _load_array(path)
@@ -314,7 +315,7 @@ def describe_mask(path: Path, keep: Collection[int] = ()) -> MaskFacts:
             return _facts_of_colours(Kind.ARRAY_COLOURS, _size(array), _count_many(array), keep)
         ids = array if array.dtype == np.uint8 else _narrow(array, path)
         return MaskFacts(Kind.ARRAY_IDS, _size(array), values=_counted(ids))
-    with _opened_mask(path) as image:
+    with _opened_mask(path, content) as image:
         return _facts_of(image, path, keep)
 
 

@@ -1,43 +1,37 @@
 """Lists and reads the files of all splits: what they hold, and which of them cannot be used. Judges nothing.
 
-Every image and mask is decoded to its end, since a sound header also stands before a cut file. Large sets are read by
-one process per core: decoding is what costs, and the threads of one process would wait for its lock half of the time.
+Every image and mask is decoded to its end, since a sound header also stands before a cut file. Each file is read once,
+for its hash and for its pixels; decoding is what costs, and `readers` spreads it over all cores.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import ConfigError, SegwatchError
 from .config import SPLITS, DataConfig
+from .effort import Effort
 from .frozen import FrozenFile, freeze
 from .masks import MaskFacts, MaskFormatError, describe_mask
 from .pairs import Listing
 from .rasters import TooDeepError, TooLargeError, TurnedError, check_image, scaled_size
+from .readers import Readers
 from .resolved import Pair
 from .splits import Listings, SplitShare, listings
 from .unread import hashes_of, sizes_of
 
 SMALLEST_SIDE = 32
 """Pixels after scaling. Five levels halve the side four times: below, the deepest one is a single pixel."""
-WORTH_PROCESSES = 64
-"""Pairs: fewer are read sooner than a process has started and imported what it needs."""
-CHUNK = 8
-"""Pairs that are handed to a process at once: few enough to stop soon, enough that handing over costs nothing."""
 
 Progress = Callable[[int, int], None]
 Found = TypeVar("Found")
@@ -117,6 +111,7 @@ class Scan:
     splits: dict[str, SplitScan]
     shares: dict[str, SplitShare] = field(default_factory=dict)
     """How the splits were drawn; empty unless they were."""
+    effort: Effort | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -147,11 +142,13 @@ def scan_splits(
         if name in listed.splits and name in asked
         for image, mask in listed.splits[name].pairs
     ]
-    with _pillow_silent(), _readers(len(tasks)) as pool:
+    begun, held = time.monotonic(), 0
+    with _pillow_silent(), Readers(__name__, _silence_pillow) as readers:
         read = partial(_read, root=root, scale=config.scale, keep=keep)
         try:
-            for done, (task, found) in enumerate(zip(tasks, pool.map(read, tasks, chunksize=CHUNK), strict=True), 1):
+            for done, (task, found) in enumerate(zip(tasks, readers.map(read, tasks), strict=True), 1):
                 scan = scans[task.split]
+                held += _bytes_of(task, found)
                 if isinstance(found, ReadPair):
                     scan.read.append(found)
                 else:
@@ -164,10 +161,11 @@ def scan_splits(
                 where=root,
                 remedy="free memory and try again; a file of many pixels needs a few bytes for each",
             ) from error
+        effort = Effort(pairs=len(tasks), bytes=held, seconds=time.monotonic() - begun, readers=readers.kind)
     sizes = sizes_of(root, [pair.image for scan in scans.values() for pair in scan.pairs])
     for name in {*listed.splits} - {*asked}:
         scans[name].compared = hashes_of(listed.splits[name], root, sizes)
-    return Scan(scans, listed.shares)
+    return Scan(scans, listed.shares, effort)
 
 
 def _unread(name: str, listed: Listings, root: Path) -> SplitScan:
@@ -220,8 +218,8 @@ def _read_image(task: _Task, root: Path) -> tuple[tuple[int, int], FrozenFile]:
 
 
 def _read_mask(task: _Task, root: Path, keep: frozenset[int]) -> tuple[MaskFacts, FrozenFile]:
-    frozen, _ = _freeze(task.mask, task.split, root)  # first: a change before it is decoded is found out later
-    return describe_mask(task.mask, keep), frozen
+    frozen, content = _freeze(task.mask, task.split, root)
+    return describe_mask(task.mask, keep, content), frozen
 
 
 def _freeze(path: Path, split: str, root: Path) -> tuple[FrozenFile, bytes]:
@@ -277,25 +275,13 @@ def _as_text(size: tuple[int, ...]) -> str:
     return f"{width}x{height}"
 
 
-# --- many at once
+# --- all of them
 
 
-@contextmanager
-def _readers(pairs: int) -> Iterator[Executor]:
-    """Processes for a large set, threads for a small one; none is left behind, however this ends."""
-    cores = len(os.sched_getaffinity(0))
-    pool: Executor
-    if pairs < WORTH_PROCESSES or cores == 1:
-        pool = ThreadPoolExecutor(cores, thread_name_prefix="audit")
-    else:
-        # Not fork: this process may have threads, and a forked lock stays locked for ever.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # numpy and Pillow are imported once, not once for each core
-        pool = ProcessPoolExecutor(min(cores, -(-pairs // CHUNK)), mp_context=context, initializer=_begin_reading)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _bytes_of(task: _Task, found: ReadPair | list[BadFile]) -> int:
+    if isinstance(found, ReadPair):
+        return sum(file.size for file in found.files)
+    return sum(path.stat().st_size for path in (task.image, task.mask) if path.is_file())
 
 
 @contextmanager
@@ -308,17 +294,3 @@ def _pillow_silent() -> Iterator[None]:
 
 def _silence_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def _begin_reading() -> None:
-    """In a reading process: Ctrl-C is the parent's to answer, and a parent that was killed takes its readers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _silence_pillow()
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_leave_with, args=(parent.sentinel,), name="parent", daemon=True).start()
-
-
-def _leave_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

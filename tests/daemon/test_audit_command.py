@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,12 +47,13 @@ def segwatch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_page_and_a_picture_are_left_beside_run_toml_and_that_is_said(tmp_path: Path) -> None:
-    write_pairs(tmp_path, 70, 64)  # enough for processes, which the console script must be able to start
+    write_pairs(tmp_path, 70, 64)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = segwatch("audit", "../run.toml", cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert "written: ../audit.md, ../audit.png" in done.stdout
+    assert re.search(r"^read .* MB in .* s \(.* pairs/s, .* MB/s, .*\)$", done.stdout, flags=re.MULTILINE)
     assert "Ready. 2 classes" in done.stdout
     assert "split drawn: train 80.00 %" in done.stdout
     assert "## train: 56 images" in (tmp_path / "audit.md").read_text()
@@ -66,6 +68,8 @@ def test_json_is_all_that_stands_on_standard_output_and_files_go_where_they_are_
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["reading"] == "ids"
+    assert found["effort"]["pairs"] == 10
+    assert "read " in done.stderr
     assert found["proposed_use"] == [0, 1]
     assert len(found["class_weights"]["median-frequency"]) == 2
     assert sorted(path.name for path in (tmp_path / "audits/first").iterdir()) == ["audit.md", "audit.png"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from segwatch.data.classes import _coloured, as_hex, load_class_table, parse_colour, require_ids
+from segwatch.data.classes import EXAMPLES, _coloured, as_hex, load_class_table, parse_colour, require_ids
 from segwatch.errors import ConfigError
 
 
@@ -304,3 +304,21 @@ def test_colours_do_not_run_out_with_thousands_of_classes() -> None:
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_colour_written_out_is_the_same_colour(colour: tuple[int, int, int]) -> None:
     assert parse_colour(as_hex(colour)) == colour == parse_colour(list(colour))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "example"),
+    [
+        ("classes.toml", "[classes]\n", '0 = { name = "water", colour = "#E2A929" } under [classes]'),
+        ("classes.json", '{"classes": []}', '{"id": 0, "name": "water", "colour": "#E2A929"}'),
+        ("cmap.py", "cmap = {0: 5}\n", '0: {"name": "water", "RGB": [226, 169, 41]}'),
+    ],
+)
+def test_an_example_is_written_as_the_file_is(tmp_path: Path, name: str, text: str, example: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_class_table(tmp_path / name)
+    assert str(caught.value).count(example) == 1
+    for kind in ("toml", "json", "py"):
+        shown = EXAMPLES[f".{kind}"]
+        assert (shown in str(caught.value)) == (shown == example)

@@ -8,13 +8,14 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from segwatch.data import scan as scan_module
+from segwatch.data import readers as readers_module
 from segwatch.data.config import SPLITS
 from segwatch.data.rasters import LIMIT_PIXELS
 from segwatch.data.scan import Fault, Scan, scan_splits
@@ -26,9 +27,15 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind "&" ignores it
 
 from pathlib import Path
-from segwatch.data import scan
+from segwatch.data import readers, scan
 from segwatch.data.config import DataConfig
-scan.WORTH_PROCESSES = 1
+
+def at_once(self):
+    with self._lock:
+        self._starting = self._starting or self._starter.submit(self._start)
+    return self._starting.result()
+
+readers.Readers._processes = at_once
 
 def wait(done, total):
     print("reading", flush=True)
@@ -36,6 +43,18 @@ def wait(done, total):
 
 scan.scan_splits(DataConfig.model_validate_json(sys.argv[2]), Path(sys.argv[1]), progress=wait)
 """
+
+
+@pytest.fixture
+def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are waited for, and read everything: elsewhere threads read until it is worth it."""
+
+    def at_once(readers: readers_module.Readers) -> Executor:
+        with readers._lock:
+            readers._starting = readers._starting or readers._starter.submit(readers._start)
+        return readers._starting.result()
+
+    monkeypatch.setattr(readers_module.Readers, "_processes", at_once)
 
 
 def faults(scan: Scan, split: str = "train") -> dict[Fault, list[str]]:
@@ -153,7 +172,7 @@ def test_what_a_good_pair_holds_comes_with_the_hash_of_its_image(dataset) -> Non
 
 
 @PROCESSES
-def test_processes_find_what_threads_find_in_the_same_order(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_find_what_threads_find_in_the_same_order(dataset, request: pytest.FixtureRequest) -> None:
     for number in range(20):
         dataset.pair("train", f"{number:02}", [number, 255])
     dataset.pair("val", "a", [0])
@@ -161,7 +180,7 @@ def test_processes_find_what_threads_find_in_the_same_order(dataset, monkeypatch
     dataset.pair("test", "a", [0])
     told: list[tuple[int, int]] = []
     by_threads = scan_splits(dataset.config(), dataset.root)
-    monkeypatch.setattr(scan_module, "WORTH_PROCESSES", 1)
+    request.getfixturevalue("by_processes")
     by_processes = scan_splits(dataset.config(), dataset.root, progress=lambda done, total: told.append((done, total)))
     assert by_processes == by_threads
     assert [entry.facts.values for entry in by_processes.splits["train"].read][7] == {8: 960, 255: 960}
@@ -195,8 +214,8 @@ def test_an_audit_that_is_ended_leaves_no_process_behind(dataset, number: signal
 
 
 @PROCESSES
-def test_a_reader_that_is_killed_is_explained(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "WORTH_PROCESSES", 1)
+@pytest.mark.usefixtures("by_processes")
+def test_a_reader_that_is_killed_is_explained(dataset) -> None:
     for index in range(60):
         dataset.pair("train", f"{index:02}", [0, 1])
     dataset.splits([0, 1])
@@ -217,9 +236,3 @@ def test_a_set_of_splits_that_cannot_be_listed_is_told_by_split(dataset) -> None
     assert scan.splits["val"].unlisted is not None
     assert "nowhere" in str(scan.splits["val"].unlisted)
     assert [len(scan.splits[name].read) for name in SPLITS] == [1, 0, 1]
-
-
-@PROCESSES
-def test_a_reader_leaves_ctrl_c_to_its_parent() -> None:
-    with scan_module._readers(scan_module.WORTH_PROCESSES) as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
