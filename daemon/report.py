@@ -15,6 +15,7 @@ from . import views
 from .alerts import duration, stamp
 from .freezing import frozen_data
 from .history import History
+from .rules import change_words
 from .rundir import RunDir
 from .words import figure, gain_words, percent
 
@@ -108,20 +109,25 @@ def _curves(run: RunDir, history: History) -> str:
 
 
 def draw_results(run: RunDir, history: History) -> None:
-    """The epochs that stand; those of another line would run over the same numbers again."""
+    """The epochs that stand; those of another line would run over the same numbers again.
+
+    One curve for each split, of the scores that compare: a curve over changed files would show a jump that is none.
+    """
     from .ranking_plot import Point, draw
 
     standing = history.lineage()
+    scored = [(epoch, split, score) for epoch in standing for split, score in epoch.scores.items()]
+    compared = [one for one in scored if history.series.holds(one[0], (one[1],))]
     points = [
         Point(epoch.epoch, split, score.miou, score.miou_low, score.miou_high)
-        for epoch in standing
-        for split, score in epoch.scores.items()
+        for epoch, split, score in compared or scored
     ]
     gone = [
         f"best by {split} is epoch {found.epoch.epoch} of attempt {found.epoch.attempt}, which a roll-back superseded"
         for split, found in history.best.items()
         if found.epoch not in standing
     ]
+    gone += [change_words(change) for change in history.series.changes]
     draw(run.path / "results.png", points, title=f"{run.path.name}: every epoch that stands", footnote="; ".join(gone))
 
 

@@ -13,6 +13,7 @@ from .events import (
     BudgetsForgiven,
     ConfigChanged,
     DaemonStopped,
+    DataAccepted,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -69,6 +70,9 @@ def sentence(event: Event) -> str | None:
             return f"new run: {event.epochs} epochs, {len(event.class_names)} classes: {', '.join(event.class_names)}"
         case ConfigChanged():
             return "settings changed: " + ", ".join(f"{key} {change}" for key, change in event.changes.items())
+        case DataAccepted():
+            counts = "; ".join(told.count for told in event.splits)
+            return f"data accepted as it is now: {counts}. Scores from here on compare with none of before"
         case DrillsRequested():
             return "drills ahead: " + ", ".join(str(drill) for drill in event.drills)
         case AttemptPlanned():
@@ -106,6 +110,8 @@ def sentence(event: Event) -> str | None:
             return "restart budgets are fresh again, on request"
         case DaemonStopped():
             return f"daemon leaves: {event.reason}"
+        case RescoreWanted() if event.former:
+            return f"{len(event.former)} epochs are scored again, on the files as they are now"
         case RescoreWanted():
             return "epochs that could not be scored are tried again"
         case RunFinished() if event.unscored:
