@@ -30,12 +30,9 @@ def read_report(path: Path) -> EvaluationReport | None:
 
 
 def report_of(run_dir: Path, epoch: Epoch, split: str) -> EvaluationReport | None:
-    """The report of this very checkpoint on this split, of the same files as its score."""
-    report, score = read_report(report_path(run_dir, *epoch.key, split)), epoch.scores.get(split)
-    if report is None or report.checkpoint_sha256 != epoch.sha256:
-        return None
-    other = score is not None and score.data_fingerprint not in ("", report.data_fingerprint)
-    return None if other else report
+    """The report of this very checkpoint on this split."""
+    report = read_report(report_path(run_dir, *epoch.key, split))
+    return None if report is None or report.checkpoint_sha256 != epoch.sha256 else report
 
 
 def set_aside(run_dir: Path, report: EvaluationReport) -> None:

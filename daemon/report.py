@@ -15,7 +15,6 @@ from . import views
 from .alerts import duration, stamp
 from .freezing import frozen_data
 from .history import History
-from .rules import change_words
 from .rundir import RunDir
 from .words import figure, gain_words, percent
 
@@ -127,7 +126,8 @@ def draw_results(run: RunDir, history: History) -> None:
         for split, found in history.best.items()
         if found.epoch not in standing
     ]
-    gone += [change_words(change) for change in history.series.changes]
+    if 0 < len(compared) < len(scored):
+        gone.append(f"left out: {len(scored) - len(compared)} scores on files that were changed since (results.csv)")
     draw(run.path / "results.png", points, title=f"{run.path.name}: every epoch that stands", footnote="; ".join(gone))
 
 

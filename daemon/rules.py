@@ -254,7 +254,7 @@ def _data_changes(history: History) -> Iterator[Alert]:
             action="Best, stall, collapse and gain look at the new series alone; results.csv tells the two apart "
             "(data_fingerprint)."
             if scored
-            else "Training goes on. Val and test are scored in one series as before.",
+            else "Training goes on. Files of train begin no new series of scores.",
             advice="`segwatch evaluate RUN` scores the epochs of before on the files of now as well, as far as their "
             "weights are kept."
             if scored
@@ -269,7 +269,7 @@ def change_words(change: DataChange) -> str:
         told = change.accepted.count
     if change.split in SCORED_SPLITS:
         return f"{told}: a new series of {change.split} scores begins with epoch {change.first}"
-    return f"{told}: attempts that start from here on, and epochs from {change.first} on, learn from them"
+    return f"{told}: attempts that start from here on learn from them (epoch {change.first} and later)"
 
 
 def _some(names: Sequence[str]) -> str | None:

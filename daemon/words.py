@@ -72,7 +72,7 @@ def sentence(event: Event) -> str | None:
             return "settings changed: " + ", ".join(f"{key} {change}" for key, change in event.changes.items())
         case DataAccepted():
             counts = "; ".join(told.count for told in event.splits)
-            return f"data accepted as it is now: {counts}. Scores from here on compare with none of before"
+            return f"data accepted as it is now: {counts}"
         case DrillsRequested():
             return "drills ahead: " + ", ".join(str(drill) for drill in event.drills)
         case AttemptPlanned():

@@ -32,9 +32,11 @@ _SCORED = "Scores from before and after would be of different data, and stand in
 _TRAINED = "Epochs from before and after would have learned from different data, and no score could say from which."
 _REMEDY = (
     "restore the files (a new time stamp or a fresh copy is fine: the content is what counts), and `segwatch run` "
-    "goes on and scores what is missing; or begin another run on the data as it is, with --name: it trains from its "
-    "first epoch, and this run keeps its own scores; or go on with this run on the files as they are now, with "
-    "`segwatch run run.toml --accept-data`: a new series of scores begins, which is compared with no earlier one"
+    "goes on and scores what is missing;\n"
+    "     or begin another run on the data as it is, with --name: it trains from its first epoch, and this run keeps "
+    "its own scores;\n"
+    "     or go on with this run on the files as they are now, with `segwatch run run.toml --accept-data`: a new "
+    "series of scores begins, which is compared with no earlier one"
 )
 
 

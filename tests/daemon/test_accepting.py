@@ -137,6 +137,9 @@ def test_a_finished_run_takes_new_files_and_evaluate_scores_every_epoch_on_them_
     rows = [(row["epoch"], round(float(row["miou"]), 6)) for row in daemon.rows() if row["split"] == "test"]
     assert rows == [("1", 0.5), ("2", 0.6), ("3", 0.7), ("1", 0.3), ("2", 0.2), ("3", 0.1)]
     assert history.best["test"].epoch.epoch == 1
+    gain = history.epochs[1, 2].scores["test"].gain
+    assert gain is not None, "compared over the images of now"
+    assert (gain.against_epoch, round(gain.difference, 6)) == (1, -0.1)
     old = {path.name for path in (daemon.run_dir / "evaluations" / FORMER).rglob("*.json")}
     assert old == {f"attempt001_epoch{epoch}_test.json" for epoch in (1, 2, 3)}
     again, _ = fill(RunDir(daemon.run_dir), Console(quiet=True), evaluator_command=command)
