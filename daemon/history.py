@@ -279,6 +279,7 @@ class History:
                 self._ask_again(event)
             case RunFinished():
                 self.finished = True
+                self.series.settle()
             case _:
                 assert_never(event)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..data.frozen import REFUSED
 from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
 from .events import AlertState, Evidence, Severity
@@ -183,14 +184,20 @@ _EVALUATOR_ADVICE = 'Read evaluator.log. Out of GPU memory: set evaluator.device
 
 
 def _failed_evaluations(history: History) -> Iterator[Alert]:
+    """An alert for each epoch; one for all that changed files keep from their scores, since a night has many."""
+    refused = False
     for epoch in history.failed_epochs():
         failed = [score for score in epoch.scores.values() if score.verdict == "failed"]
         why, _, remedy = failed[0].message.partition(REMEDY_MARK)
+        data = REFUSED in why
+        if data and refused:
+            continue
+        refused = refused or data
         yield Alert(
-            fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
+            fingerprint="evaluator-failed:data" if data else f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
             code="evaluator-failed",
             severity=Severity.WARNING,
-            cause=f"epoch {epoch.epoch} could not be scored: {why}",
+            cause=f"epoch {epoch.epoch} {'and later ones ' if data else ''}could not be scored: {why}",
             evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
             action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
             advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
@@ -237,7 +244,10 @@ def _gave_up(history: History) -> Iterator[Alert]:
 
 
 def _data_changes(history: History) -> Iterator[Alert]:
-    for number, change in enumerate(() if history.finished else history.series.changes, start=1):
+    """Until the run has finished once: an extension of it is no reason to tell them again."""
+    for number, change in enumerate(history.series.changes, start=1):
+        if number <= history.series.settled:
+            continue
         scored = change.split in SCORED_SPLITS
         yield Alert(
             fingerprint=f"data-changed:{number}",

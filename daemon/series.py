@@ -37,6 +37,8 @@ class Series:
         self.changes: list[DataChange] = []
         self.begun = 1
         """How many series of scores there were; files of train begin none."""
+        self.settled = 0
+        """How many of them a run has come to its end with."""
         self._now: dict[str, str] = {}
         self._changed: set[str] = set()
         """Splits that were changed: of these, a score without a fingerprint is an old one."""
@@ -51,6 +53,9 @@ class Series:
         """
         scores = [epoch.scores[split] for split in splits if split in epoch.scores]
         return all(score.miou is None or self._is_of_now(score.split, score.data_fingerprint) for score in scores)
+
+    def settle(self) -> None:
+        self.settled = len(self.changes)
 
     def former(self, epoch: Epoch) -> tuple[str, ...]:
         """The splits on which its figures are of files that were changed since."""

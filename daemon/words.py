@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import REMEDY_MARK
 from .alerts import duration
 from .events import (
     AlertChanged,
@@ -134,7 +135,7 @@ def _planned(event: AttemptPlanned) -> str:
 def _scored(event: ScoreRecorded) -> str:
     who = f"epoch {event.epoch} {event.split:4}"
     if event.miou is None:
-        return f"{who}: no score, {event.verdict}: {event.message}"
+        return f"{who}: no score, {event.verdict}: {event.message.partition(REMEDY_MARK)[0]}"
     flag = "" if event.verdict == "ok" else f" [{event.verdict}: {event.message}]"
     spread = f" (95 %: {interval(event)})" if interval(event) else ""
     skipped = f" ({event.skipped_images} skipped)" if event.skipped_images else ""

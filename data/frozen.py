@@ -28,6 +28,8 @@ FRESH_NS = 2_000_000_000
 LISTED = 50
 """Files that a refusal names one by one."""
 THREADS = 16
+REFUSED = "the data is not what it was when this run began"
+"""How each refusal begins."""
 _SCORED = "Scores from before and after would be of different data, and stand in one series as if they compared."
 _TRAINED = "Epochs from before and after would have learned from different data, and no score could say from which."
 _REMEDY = (
@@ -189,7 +191,7 @@ def _refusal(changes: Sequence[Change], listed: int) -> str:
     by_split = {split: [change for change in changes if change.file.split == split] for split in SPLITS}
     counts = ", ".join(counted(split, found) for split, found in by_split.items() if found)
     shown = list(_lines(by_split.values()))
-    lines = [f"the data is not what it was when this run began: {counts}", *shown[:listed]]
+    lines = [f"{REFUSED}: {counts}", *shown[:listed]]
     if len(shown) > listed:
         lines.append(f"    and {len(shown) - listed} more")
     if by_split["val"] or by_split["test"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from segwatch.daemon.config import AlertsConfig
-from segwatch.daemon.events import AcceptedSplit, DataAccepted, GapMeasured, RescoreWanted, RunFinished
+from segwatch.daemon.events import AcceptedSplit, ConfigChanged, DataAccepted, GapMeasured, RescoreWanted, RunFinished
 from segwatch.daemon.rules import current_alerts
 
 
@@ -138,3 +138,25 @@ def test_a_quarantined_winner_is_followed_by_one_of_the_series_of_now(run):
     run.trains(5, 0.4, data="new")
     run.moves(1, 4, "quarantined")
     assert run.history.best["test"].epoch.epoch == 5
+
+
+def test_a_change_is_told_until_the_run_has_finished_and_not_again_when_it_is_extended(run):
+    accepts(run, splits=("test",))
+    assert codes(run) == ["data-changed"]
+    run.tell(RunFinished(trained=3))
+    assert codes(run) == []
+    run.tell(ConfigChanged(changes={}, epochs=200))
+    assert not run.history.finished
+    assert codes(run) == []
+
+
+def test_epochs_that_changed_files_keep_from_their_scores_are_one_alert_and_others_each_their_own(run):
+    refused = "runs/run: the data is not what it was when this run began: 1 file of test gone\n  -> restore the files"
+    for epoch, message in ((4, refused), (5, "the evaluator died"), (6, refused)):
+        committed = run.commits(epoch)
+        for split in ("val", "test"):
+            run.scores(committed, split, None, verdict="failed", message=message)
+    told = current_alerts(run.history, AlertsConfig())
+    assert [alert.fingerprint for alert in told] == ["evaluator-failed:data", "evaluator-failed:1:5"]
+    assert told[0].cause.startswith("epoch 4 and later ones could not be scored: runs/run: the data is not")
+    assert told[0].advice == "Restore the files"

@@ -89,6 +89,7 @@ def test_epochs_on_changed_files_are_refused_by_name_and_scored_once_a_person_ha
     assert daemon.history.lineage()[-1].epoch == 3, "training does not need the test files"
     assert [row["verdict"] for row in daemon.rows() if row["split"] == "test"] == ["ok", "failed", "failed"]
     assert f"test: {IMAGE}: {'gone' if what == 'removed' else 'changed'}" in daemon.alerts_log()
+    assert daemon.alerts_log().count("FIRING   WARNING  evaluator-failed") == 1, "one cause, told for each epoch"
     nothing_else_broke(daemon)
     daemon.scenario()
     assert daemon.run()[0] == 78
