@@ -1,7 +1,8 @@
 """TensorBoard for scores, incidents and alerts: the one writer of `tensorboard/eval`. No torch.
 
 The x-axis is the global step, as in `tensorboard/train`. After a roll-back the points beyond it are purged, so that no
-curve runs twice over the same steps.
+curve runs twice over the same steps. Where the files of a split changed, curves begin anew in `tensorboard/eval-2`: one
+line would show a jump that the network never made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from .. import tags
 from ..event_file import EventFile
 from .alerts import alert_lines, evidence_words
-from .events import AlertChanged, AlertState, AttemptPlanned, Event, IncidentOpened, ScoreRecorded
+from .events import (
+    AlertChanged,
+    AlertState,
+    AttemptPlanned,
+    DataAccepted,
+    Event,
+    IncidentOpened,
+    RescoreWanted,
+    ScoreRecorded,
+)
 from .history import SCORED_SPLITS, AnyScore, Epoch, History
 from .words import sentence
 
@@ -36,7 +46,7 @@ class Board:
     def __init__(self, run_dir: Path, history: History) -> None:
         self._run_dir = run_dir
         self._history = history
-        self._directory = run_dir / "tensorboard" / "eval"
+        self._directory = self._directory_of_series()
         self._writer: EventFile | None = None
         self._step = max((epoch.step for epoch in history.epochs.values()), default=0)
         """The newest step that anything was written at."""
@@ -44,10 +54,14 @@ class Board:
         """Incidents that were written again behind a purge."""
 
     def handle(self, moment: float, event: Event) -> None:
-        retold = self._tell_again_when_lost(moment)
+        retold = self._begin_series(moment) or self._tell_again_when_lost(moment)
         match event:
             case ScoreRecorded() if retold:
                 pass
+            case ScoreRecorded() if self._history.epochs[event.attempt, event.epoch].former:
+                if not self._history.unscored:  # in order, once all are there: a curve does not run back
+                    self._purge_from(1)
+                    self._tell_scores(moment)
             case ScoreRecorded():
                 self._score(moment, event)
             case IncidentOpened():
@@ -70,10 +84,26 @@ class Board:
         log.warning("%s is gone: its curves are written again from the facts", self._directory)
         self._writer.close()
         self._writer = None
+        self._tell_scores(moment)
+        return True
+
+    def _begin_series(self, moment: float) -> bool:
+        """Whether the files were changed, so that the curves begin anew in a directory of their own."""
+        if self._directory == self._directory_of_series():
+            return False
+        self.close()
+        self._directory = self._directory_of_series()
+        self._tell_scores(moment)
+        return True
+
+    def _directory_of_series(self) -> Path:
+        number = self._history.series.begun
+        return self._run_dir / "tensorboard" / ("eval" if number == 1 else f"eval-{number}")
+
+    def _tell_scores(self, moment: float) -> None:
         for epoch in sorted(self._history.epochs.values(), key=lambda epoch: epoch.step):
             for score in epoch.scores.values():
                 self._score(moment, score)
-        return True
 
     def catch_up(self, facts: Sequence[tuple[float, Event]]) -> None:
         """Whether these were written nobody knows: drop everything from the first of them on, and write it again."""
@@ -81,6 +111,8 @@ class Board:
             if isinstance(event, AttemptPlanned):  # first, since it purges what an attempt before it had scored
                 self.handle(moment, event)
         doubtful = [event.step for _, event in facts if isinstance(event, ScoreRecorded)]
+        if any(isinstance(event, DataAccepted | RescoreWanted) for _, event in facts):
+            doubtful.append(1)
         if doubtful:
             self._purge_from(min(doubtful))
             again = [epoch for epoch in self._history.epochs.values() if epoch.step >= min(doubtful)]
@@ -100,6 +132,8 @@ class Board:
         epoch = self._history.epochs[score.attempt, score.epoch]
         if epoch.moved == "superseded" or self._is_rolled_back(epoch):
             return  # its steps belong to another line now; results.csv has the row
+        if not self._history.series.holds(epoch, (score.split,)):
+            return
         self._step = max(self._step, score.step)
         names = self._history.created.class_names if self._history.created else ()
         values = [(tags.evaluation(score.split, figure), getattr(score, figure)) for figure in tags.EVALUATION]

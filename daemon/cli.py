@@ -56,6 +56,7 @@ def options(
 def run(
     config: Annotated[Path, typer.Argument(metavar="run.toml", help="What to train on which data.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
+    *,
     runs_dir: RunsDir = Path("runs"),
     drill: Annotated[
         list[str] | None,
@@ -68,6 +69,14 @@ def run(
     ] = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
+    ] = False,
+    accept_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-data",
+            help="Go on with images and masks that changed since the run began: they are audited and frozen anew, and "
+            "a new series of scores begins, compared with no earlier one.",
+        ),
     ] = False,
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
@@ -85,7 +94,15 @@ def run(
     if name is not None and (not name or name.startswith(".") or "/" in name):
         raise typer.BadParameter(f"{name!r} is no plain directory name; --runs-dir says where", param_hint="--name")
     try:
-        code = run_job(config, name=name, runs_dir=runs_dir, drills=drills, retry=retry, console=_console())
+        code = run_job(
+            config,
+            name=name,
+            runs_dir=runs_dir,
+            drills=drills,
+            retry=retry,
+            accept_data=accept_data,
+            console=_console(),
+        )
     except StoppedEarly as stopped:
         code = stopped.exit_code
     raise typer.Exit(code)

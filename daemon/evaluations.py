@@ -15,6 +15,8 @@ from ..evaluator.statistics import Difference, PerImage, difference, read_per_im
 from .history import Epoch
 
 log = logging.getLogger(__name__)
+FORMER = "former"
+"""Below `evaluations/`: scores on files that were changed since."""
 
 
 def read_report(path: Path) -> EvaluationReport | None:
@@ -31,6 +33,19 @@ def report_of(run_dir: Path, epoch: Epoch, split: str) -> EvaluationReport | Non
     """The report of this very checkpoint on this split."""
     report = read_report(report_path(run_dir, *epoch.key, split))
     return None if report is None or report.checkpoint_sha256 != epoch.sha256 else report
+
+
+def set_aside(run_dir: Path, report: EvaluationReport) -> None:
+    """Move a report, with what stands beside it, to `evaluations/former/FINGERPRINT/`: another will take its name."""
+    path = report_path(run_dir, report.attempt, report.epoch, report.split)
+    former = path.parent / FORMER / report.data_fingerprint
+    former.mkdir(parents=True, exist_ok=True)
+    beside = [path.with_name(report.per_image)] if report.per_image else []
+    if report.split == "test":
+        beside.append(path.parent / "overlays" / f"attempt{report.attempt:03d}_epoch{report.epoch}.png")
+    for file in [*beside, path]:  # the report last: while it is there, the rest is still to be moved
+        if file.exists():
+            file.replace(former / file.name)
 
 
 def compare(run_dir: Path, before: Epoch, after: Epoch, split: str) -> Difference | None:

@@ -64,6 +64,27 @@ class ConfigChanged(Record):
     epochs: int
 
 
+class AcceptedSplit(Record):
+    """What became of the files of one split."""
+
+    split: str
+    before: str
+    """Fingerprint of what the scores until then are of; empty where nobody knows it."""
+    after: str
+    count: str
+    """Such as `2 files of test changed, 1 gone`."""
+    files: tuple[str, ...] = ()
+    """Such as `masks/one.png: changed`; of many only the first."""
+
+
+class DataAccepted(Record):
+    """A person takes the files as they are now: scores from here on compare with none of before."""
+
+    kind: Literal["data-accepted"] = "data-accepted"
+    splits: tuple[AcceptedSplit, ...]
+    """Those whose files changed."""
+
+
 class DaemonStarted(Record):
     kind: Literal["daemon-started"] = "daemon-started"
     pid: int
@@ -208,6 +229,8 @@ class ScoreRecorded(Record):
     """Left out by `on_bad_file = "skip"`."""
     seconds: float
     checkpoint_sha256: str
+    data_fingerprint: str = ""
+    """Of the files of the split: scores compare only where it is the same. Empty in runs of older releases."""
     message: str = ""
 
 
@@ -314,6 +337,8 @@ class RescoreWanted(Record):
     """Epochs that could not be scored are asked for again: a daemon began, so what was wrong may be mended."""
 
     kind: Literal["rescore-wanted"] = "rescore-wanted"
+    former: tuple[tuple[int, int], ...] = ()
+    """(attempt, epoch) whose scores are of files that were changed since: to be scored on the files of now as well."""
 
 
 class RunFinished(Record):
@@ -327,6 +352,7 @@ class RunFinished(Record):
 Event = Annotated[
     RunCreated
     | ConfigChanged
+    | DataAccepted
     | DaemonStarted
     | DaemonStopped
     | DrillsRequested

@@ -1,7 +1,8 @@
 """`segwatch evaluate RUN`: scores what a run of segwatch has not scored, and trains nothing.
 
-That is epochs that were committed after the daemon died, epochs that could not be scored, and scores whose report is
-gone. Facts are recorded as the daemon records them; what an answer of the evaluator means is up to `scoring`.
+That is epochs that were committed after the daemon died, epochs that could not be scored, scores whose report is gone,
+and epochs whose scores are of files that were changed since. Facts are recorded as the daemon records them; what an
+answer of the evaluator means is up to `scoring`.
 """
 
 from __future__ import annotations
@@ -172,10 +173,11 @@ class _Filler:
         self._observer.find_moved()
         self._observer.find_epochs(anyway=True)
         self._lost = _lost_reports(self._run, history)
-        if history.unscored or history.failed_epochs() or self._lost:
+        former = _former(self._run, history)
+        if history.unscored or history.failed_epochs() or self._lost or former:
             require_same_files(self._run, self._screen.say, splits=SCORED_SPLITS)
-        if history.failed_epochs():
-            self._recorder.record(RescoreWanted())
+        if history.failed_epochs() or former:
+            self._recorder.record(RescoreWanted(former=former))
         lost = list(self._lost)
         stopped = self._loop()
         if stopped is None and _is_trained(history) and not history.finished:
@@ -237,12 +239,26 @@ def _is_trained(history: History) -> bool:
     return history.gave_up is None and reached and ended is not None and ended.outcome is Outcome.FINISHED
 
 
+def _former(run: RunDir, history: History) -> tuple[tuple[int, int], ...]:
+    """The epochs whose scores are of files that were changed since, as far as their weights are there."""
+    return tuple(
+        key
+        for key, epoch in sorted(history.epochs.items())
+        if key not in history.unscored
+        and history.series.former(epoch)
+        and epoch.moved != "quarantined"
+        and (run.path / epoch.weights).exists()
+    )
+
+
 def _lost_reports(run: RunDir, history: History) -> list[Request]:
     """The scores whose report is gone, as far as their checkpoint is still there to write it from."""
     requests = []
     for epoch in sorted(history.epochs.values(), key=lambda epoch: epoch.key):
         splits = tuple(
-            split for split, score in epoch.scores.items() if score.images and not _has_report(run, epoch, split)
+            split
+            for split, score in epoch.scores.items()
+            if score.images and history.series.holds(epoch, (split,)) and not _has_report(run, epoch, split)
         )
         if splits and epoch.moved != "quarantined" and (run.path / epoch.manifest).exists():
             requests.append(

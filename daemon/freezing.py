@@ -89,6 +89,12 @@ def require_same_files(run: RunDir, told: Callable[[str], None], *, splits: Sequ
         write_frozen(path, now)
 
 
+def freeze_again(run: RunDir, config: RunConfig, data: ResolvedData, files: Sequence[FrozenFile]) -> None:
+    """Other files, which a person accepted. `files.jsonl` last: until it is there, the files count as changed."""
+    _freeze(run, config, data)
+    write_frozen(run.path / FILES, files)
+
+
 def accept(run: RunDir, source: Path, config: RunConfig, *, retry: bool = False) -> dict[str, str]:
     """Take an edited run.toml for a run that exists; returns what changed, in words.
 

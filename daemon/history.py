@@ -22,6 +22,7 @@ from .events import (
     ConfigChanged,
     DaemonStarted,
     DaemonStopped,
+    DataAccepted,
     Diagnosed,
     DiskSeen,
     DrillFired,
@@ -39,6 +40,8 @@ from .events import (
     RunFinished,
     ScoreRecorded,
 )
+from .series import Series
+from .winners import Best, Winners
 
 SCORED_SPLITS = ("val", "test")
 COLLAPSE_SHARE = 0.7
@@ -84,13 +87,14 @@ class Score:
     skipped_images: int
     seconds: float
     checkpoint_sha256: str
+    data_fingerprint: str
     message: str
 
     @classmethod
     def of(cls, event: ScoreRecorded) -> Self:
         known = {name: getattr(event, name) for name in cls.__slots__ if name != "packed_iou"}
         known["packed_iou"] = array("d", [-1.0 if iou is None else iou for iou in event.class_iou])
-        for name in ("split", "verdict", "message", "checkpoint_sha256"):
+        for name in ("split", "verdict", "message", "checkpoint_sha256", "data_fingerprint"):
             known[name] = intern(known[name])  # read from JSON, each would be a string of its own
         return cls(**known)
 
@@ -116,6 +120,8 @@ class Epoch:
     """`superseded` or `quarantined`."""
     moved_because: str = ""
     scores: dict[str, Score] = field(default_factory=dict)
+    former: tuple[Score, ...] = ()
+    """Scores on files that were changed since, where it was scored again."""
     best_before: float | None = None
     """Best test mIoU of the epochs scored earlier."""
 
@@ -161,14 +167,6 @@ class Incident:
         return self.opened.number
 
 
-@dataclass
-class Best:
-    """The epoch with the highest mIoU on one split."""
-
-    epoch: Epoch
-    miou: float
-
-
 class History:
     """The run as its facts tell it. `apply` is the only way in."""
 
@@ -179,7 +177,8 @@ class History:
         self.attempts: list[Attempt] = []
         self.epochs: dict[tuple[int, int], Epoch] = {}
         self.unscored: dict[tuple[int, int], Epoch] = {}
-        """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt."""
+        """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt.
+        An epoch that is to be scored again on changed files is among them, with its former scores."""
         self.standing: dict[str, Epoch] = {}
         """By manifest: what no roll-back and no quarantine has moved away."""
         self.quarantined: list[Epoch] = []
@@ -205,8 +204,8 @@ class History:
         """Epochs whose logits were not finite."""
         self.latest_scored: Epoch | None = None
         """The standing epoch that was given a test mIoU last."""
-        self.best: dict[str, Best] = {}
-        self._gap: GapMeasured | None = None
+        self.series = Series()
+        self._winners = Winners(self.series, SCORED_SPLITS)
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
         self.disk: DiskSeen | None = None
@@ -238,6 +237,8 @@ class History:
                     self.finished = False
                 self.epochs_wanted = event.epochs
                 self.edited |= event.changes.keys()
+            case DataAccepted():
+                self._accept(event)
             case DaemonStarted():
                 self.daemon, self.stopped_because = event, None
             case DaemonStopped():
@@ -264,7 +265,7 @@ class History:
             case ScoreRecorded():
                 self._score(event)
             case GapMeasured():
-                self._gap = event
+                self._winners.gap = event
             case IncidentOpened():
                 self._open_incident(Incident(event, moment))
             case Diagnosed():
@@ -284,9 +285,10 @@ class History:
                 for incident in self.incidents:
                     incident.forgiven = True
             case RescoreWanted():
-                self._forget_failed_scores()
+                self._ask_again(event)
             case RunFinished():
                 self.finished = True
+                self.series.settle()
             case _:
                 assert_never(event)
 
@@ -309,22 +311,32 @@ class History:
         return self._line
 
     def scored_lineage(self) -> Sequence[tuple[Epoch, float]]:
-        """The standing epochs with a test mIoU, in numeric order. Grows at its end, or `rewritten` counts on."""
+        """The standing epochs with a test mIoU on the files as they are now, in numeric order.
+
+        Grows at its end, or `rewritten` counts on.
+        """
         if self._test_line is None:
-            self._test_line = [(epoch, miou) for epoch in self.lineage() if (miou := epoch.miou("test")) is not None]
+            scored = ((epoch, epoch.miou("test")) for epoch in self.lineage() if self.series.holds(epoch, ("test",)))
+            self._test_line = [(epoch, miou) for epoch, miou in scored if miou is not None]
         return self._test_line
+
+    def missing(self, epoch: Epoch) -> tuple[str, ...]:
+        """The splits on which it has still to be scored."""
+        old = () if epoch.key not in self.unscored else self.series.former(epoch)
+        return tuple(split for split in SCORED_SPLITS if split not in epoch.scores or split in old)
 
     def _standing_epochs(self) -> Iterator[Epoch]:
         return (epoch for epoch in self.epochs.values() if epoch.moved is None)
 
     @property
+    def best(self) -> dict[str, Best]:
+        """The winner by val and by test."""
+        return self._winners.best
+
+    @property
     def measured_gap(self) -> GapMeasured | None:
         """The interval of the gap between the two winners of now; `None` while it was not looked for."""
-        by_test, by_val = self.best.get("test"), self.best.get("val")
-        if self._gap is None or by_test is None or by_val is None:
-            return None
-        measured, wanted = (self._gap.by_test, self._gap.by_val), (by_test.epoch.key, by_val.epoch.key)
-        return self._gap if measured == wanted else None
+        return self._winners.measured_gap()
 
     def not_finite_in(self, attempt: int) -> list[Epoch]:
         """The standing epochs of an attempt that gave NaN or Inf in evaluation."""
@@ -380,12 +392,25 @@ class History:
         """The epochs that the evaluator could not score."""
         return sorted(self.failed.values(), key=lambda epoch: epoch.key)
 
-    def _forget_failed_scores(self) -> None:
+    def _ask_again(self, event: RescoreWanted) -> None:
+        """A failed score is forgotten; a former one stays until the new one is there."""
         for epoch in self.failed_epochs():
             epoch.scores = {split: score for split, score in epoch.scores.items() if score.verdict != "failed"}
-            self.unscored[epoch.key] = epoch
+        for key in [*self.failed, *event.former]:
+            self.unscored[key] = self.epochs[key]
             self.finished = False
         self.failed.clear()
+
+    def _accept(self, event: DataAccepted) -> None:
+        waiting = [epoch.epoch for epoch in (self.unscored | self.failed).values() if epoch.moved is None]
+        last = max((epoch.epoch for epoch in self.lineage()), default=0)
+        self.series.accept(event, first=min(waiting, default=last + 1))
+        self._begin_series()
+
+    def _begin_series(self) -> None:
+        """The winners stay until something is scored on the new files; nothing else is compared with what was."""
+        self._winners.gap = self.latest_scored = None
+        self._rewrite()
 
     def _commit(self, event: EpochCommitted) -> None:
         epoch = Epoch(
@@ -408,7 +433,7 @@ class History:
         self._rewrite()
         if event.reason == "quarantined":
             self.quarantined.append(epoch)
-            self._choose_best()
+            self._winners.choose(self.epochs.values())
             self._judge_again()
 
     def _rewrite(self) -> None:
@@ -417,11 +442,15 @@ class History:
 
     def _score(self, event: ScoreRecorded) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
-        again = event.split in epoch.scores
+        old = epoch.scores.get(event.split)
+        again = old is not None
+        if self.series.note(event):
+            self._begin_series()
+        if old is not None and old.data_fingerprint != event.data_fingerprint:
+            epoch.former = (*epoch.former, old)
         epoch.scores[event.split] = Score.of(event)
         if event.split == "test":
-            best = self.best.get("test")
-            epoch.best_before = None if best is None else best.miou
+            epoch.best_before = self._best_before(epoch)
         if event.verdict == "not-finite" and epoch.key not in self.not_finite:
             self.not_finite.append(epoch.key)
         if event.verdict == "failed":
@@ -433,9 +462,9 @@ class History:
                 self._rewrite()
             else:
                 line.append((epoch, event.miou))
-        if epoch.scored:
+        if not self.missing(epoch):
             self.unscored.pop(epoch.key, None)
-            self._compete(epoch)
+            self._winners.compete(epoch, self.epochs.values())
         if again:
             self._judge_again()
         elif epoch.verified_good:
@@ -459,19 +488,11 @@ class History:
         self.failed = {e.key: e for e in self.failed.values() if any(s.verdict == "failed" for s in e.scores.values())}
         self._open = [incident for incident in self.incidents if not self._outlived(incident)]
 
-    def _compete(self, epoch: Epoch) -> None:
-        """Epochs compete once both their scores are known, so that the two winners can be compared at any moment."""
-        for split in SCORED_SPLITS:
-            miou, best = epoch.miou(split), self.best.get(split)
-            if miou is not None and (best is None or miou > best.miou):
-                self.best[split] = Best(epoch, miou)
-
-    def _choose_best(self) -> None:
-        """Anew, because a winner may be gone."""
-        self.best.clear()
-        for epoch in self.epochs.values():
-            if epoch.scored and epoch.moved != "quarantined":
-                self._compete(epoch)
+    def _best_before(self, epoch: Epoch) -> float | None:
+        if epoch.former:  # scored again, when later ones may be: those say nothing of whether it was a fall
+            return max((miou for one, miou in self.scored_lineage() if one.epoch < epoch.epoch), default=None)
+        best = self._winners.standing("test")
+        return None if best is None else best.miou
 
 
 _CAUSED_BY: dict[str, frozenset[Cause]] = {

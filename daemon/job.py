@@ -29,6 +29,7 @@ from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
+from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .board import Board
 from .channels import require_addresses
@@ -67,6 +68,7 @@ def run_job(
     runs_dir: Path,
     drills: Sequence[Drill],
     retry: bool,
+    accept_data: bool = False,
     console: Console,
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
@@ -81,7 +83,7 @@ def run_job(
         _check_channels(source, config, console, begins=not run.exists)
         run.hold()
         try:
-            begun = _begin(run, source, config, console, retry=retry)
+            begun = _begin(run, source, config, console, retry=retry, accept_data=accept_data)
             with log_to(run.path / "daemon.log"), set_apart(config.alerts.notify) as environment:
                 return _held(
                     run,
@@ -173,6 +175,8 @@ class Begun:
     new: bool
     """Audited and frozen just now: the first time, or again because nothing was trained with the old settings."""
     changes: dict[str, str]
+    accepted: Accepted | None = None
+    """The files as they are now, where a person takes them."""
 
 
 def recorded(run: RunDir) -> History:
@@ -186,20 +190,40 @@ def recorded(run: RunDir) -> History:
         store.close()
 
 
-def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, retry: bool) -> Begun:
+def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, retry: bool, accept_data: bool) -> Begun:
     """Make the run directory, or take it up with what was edited since."""
     history = recorded(run)
     if history.ever_stepped:
-        if retry or _has_work(history) or config.trainer.epochs > history.epochs_wanted:
+        accepted = None
+        if accept_data:
+            accepted = _look_again(run, history, source, config, console)
+        elif retry or _has_work(history) or config.trainer.epochs > history.epochs_wanted:
             with log_to(run.path / "daemon.log"):
                 require_same_files(run, lambda words: _say(console, words))
-        return Begun(new=False, changes=accept(run, source, config, retry=retry and history.gave_up is not None))
+        changes = accept(run, source, config, retry=retry and history.gave_up is not None)
+        return Begun(new=False, changes=changes, accepted=accepted)
+    report, data = _audited(source, config, console)
+    create(run, source, config, data, report.files)
+    keep_audit(report, run.path, console)
+    return Begun(new=True, changes={})
+
+
+def _audited(source: Path, config: RunConfig, console: Console) -> tuple[AuditReport, ResolvedData]:
     report = audit_data(source, config, console)
     with nobody_may_look():
         render(report, console, errors=False)
-    create(run, source, config, require_trainable(report, config), report.files)
-    keep_audit(report, run.path, console)
-    return Begun(new=True, changes={})
+    return report, require_trainable(report, config)
+
+
+def _look_again(run: RunDir, history: History, source: Path, config: RunConfig, console: Console) -> Accepted | None:
+    """The files as they are now. Nothing is recorded or frozen before everything else is settled."""
+    report, data = _audited(source, config, console)
+    accepted = compare_with_frozen(run, history, report, data)
+    if accepted is None:
+        _say(console, "--accept-data: every file holds what it held when the run began; there is nothing to accept")
+    else:
+        keep_audit(report, run.path, console)
+    return accepted
 
 
 def _held(
@@ -214,7 +238,8 @@ def _held(
     commands: tuple[Sequence[str], Sequence[str]],
 ) -> int:
     """The run directory is ours: watch it to its end, and say how it went. A disk that refuses costs a fresh start."""
-    opening = [partial(_record_wishes, run, config=config, begun=begun, drills=drills, retry=retry)]
+    opening = [] if begun.accepted is None else [partial(record_accepted, run, config=config, accepted=begun.accepted)]
+    opening.append(partial(_record_wishes, run, config=config, begun=begun, drills=drills, retry=retry))
     pauses, inboxes = Pauses(run.path), Inboxes()
     while True:
         try:

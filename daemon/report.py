@@ -108,20 +108,26 @@ def _curves(run: RunDir, history: History) -> str:
 
 
 def draw_results(run: RunDir, history: History) -> None:
-    """The epochs that stand; those of another line would run over the same numbers again."""
+    """The epochs that stand; those of another line would run over the same numbers again.
+
+    One curve for each split, of the scores that compare: a curve over changed files would show a jump that is none.
+    """
     from .ranking_plot import Point, draw
 
     standing = history.lineage()
+    scored = [(epoch, split, score) for epoch in standing for split, score in epoch.scores.items()]
+    compared = [one for one in scored if history.series.holds(one[0], (one[1],))]
     points = [
         Point(epoch.epoch, split, score.miou, score.miou_low, score.miou_high)
-        for epoch in standing
-        for split, score in epoch.scores.items()
+        for epoch, split, score in compared or scored
     ]
     gone = [
         f"best by {split} is epoch {found.epoch.epoch} of attempt {found.epoch.attempt}, which a roll-back superseded"
         for split, found in history.best.items()
         if found.epoch not in standing
     ]
+    if 0 < len(compared) < len(scored):
+        gone.append(f"left out: {len(scored) - len(compared)} scores on files that were changed since (results.csv)")
     draw(run.path / "results.png", points, title=f"{run.path.name}: every epoch that stands", footnote="; ".join(gone))
 
 

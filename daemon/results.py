@@ -32,22 +32,24 @@ COLUMNS = (
     "miou_low",
     "miou_high",
     "skipped_images",
+    "data_fingerprint",
 )
 """New ones come last: programs that count columns go on working."""
 
 
 class ResultsFile:
-    """results.csv: one row per attempt, epoch and split. Written whole once, then only appended to."""
+    """results.csv: one row per attempt, epoch, split and data. Written whole once, then only appended to."""
 
     def __init__(self, run_dir: Path, history: History) -> None:
         self._path = run_dir / "results.csv"
         self._history = history
-        self._written: set[tuple[int, int, str]] = set()
+        self._written: set[tuple[int, int, str, str]] = set()
         self._write_whole()
 
     def _write_whole(self) -> None:
         self._written.clear()
-        rows = [score for _, epoch in sorted(self._history.epochs.items()) for score in epoch.scores.values()]
+        epochs = [epoch for _, epoch in sorted(self._history.epochs.items())]
+        rows = [score for epoch in epochs for score in (*epoch.former, *epoch.scores.values())]
         write_text(self._path, _line(COLUMNS) + "".join(self._row(score) for score in rows))
 
     def handle(self, moment: float, event: Event) -> None:
@@ -119,8 +121,8 @@ class BestFiles:
         sync_directory(self._run_dir)
 
 
-def _key(score: AnyScore) -> tuple[int, int, str]:
-    return score.attempt, score.epoch, score.split
+def _key(score: AnyScore) -> tuple[int, int, str, str]:
+    return score.attempt, score.epoch, score.split, score.data_fingerprint
 
 
 def _cell(value: object) -> str:

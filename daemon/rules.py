@@ -6,20 +6,23 @@ epoch 50 somebody should look. A low IoU on a rare class is expected and is no a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..data.frozen import REFUSED
 from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
 from .events import AlertState, Evidence, Severity
 from .gains import KeptUp, Trend, gain_over
-from .history import Epoch, History, Incident
+from .history import SCORED_SPLITS, Epoch, History, Incident
+from .series import DataChange
 
 if TYPE_CHECKING:
     from .config import AlertsConfig
 
 COLLAPSE_MATTERS_ABOVE = 0.10
+FILES_NAMED = 5
 HIDES_TRENDS = frozenset({"worker-crashed", "worker-hung", "nan-loss", "nan-weights", "amp-unstable", "out-of-memory"})
 """While one of these holds, training is not running: what the scores do is its consequence, not news."""
 TREND_CODES = frozenset({"miou-stall", "slow-start", "needs-debugging"})
@@ -62,6 +65,7 @@ class Rules:
             *_evaluation_lag(history, self._config),
             *_gave_up(history),
             *_disk(history),
+            *_data_changes(history),
             *_trends(history, self._trend.with_(history), self._config),
         ]
         if any(alert.code in HIDES_TRENDS for alert in alerts):
@@ -184,14 +188,20 @@ _EVALUATOR_ADVICE = 'Read evaluator.log. Out of GPU memory: set evaluator.device
 
 
 def _failed_evaluations(history: History) -> Iterator[Alert]:
+    """An alert for each epoch; one for all that changed files keep from their scores, since a night has many."""
+    refused = False
     for epoch in history.failed_epochs():
         failed = [score for score in epoch.scores.values() if score.verdict == "failed"]
         why, _, remedy = failed[0].message.partition(REMEDY_MARK)
+        data = REFUSED in why
+        if data and refused:
+            continue
+        refused = refused or data
         yield Alert(
-            fingerprint=f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
+            fingerprint="evaluator-failed:data" if data else f"evaluator-failed:{epoch.attempt}:{epoch.epoch}",
             code="evaluator-failed",
             severity=Severity.WARNING,
-            cause=f"epoch {epoch.epoch} could not be scored: {why}",
+            cause=f"epoch {epoch.epoch} {'and later ones ' if data else ''}could not be scored: {why}",
             evidence={"attempt": epoch.attempt, "epoch": epoch.epoch, "splits": " ".join(s.split for s in failed)},
             action="Its rows in results.csv say so; the queue went on with the next epoch. Training is untouched.",
             advice=remedy[:1].upper() + remedy[1:] or _EVALUATOR_ADVICE,
@@ -235,6 +245,52 @@ def _gave_up(history: History) -> Iterator[Alert]:
             action=f"The worker stays down. Kept: {kept}; report.md says what happened.",
             advice="Mend the cause, then `segwatch run … --retry` goes on from the last good state.",
         )
+
+
+def _data_changes(history: History) -> Iterator[Alert]:
+    """Until the run has finished once: an extension of it is no reason to tell them again."""
+    for number, change in enumerate(history.series.changes, start=1):
+        if number <= history.series.settled:
+            continue
+        scored = change.split in SCORED_SPLITS
+        yield Alert(
+            fingerprint=f"data-changed:{number}",
+            code="data-changed",
+            severity=Severity.WARNING,
+            cause=change_words(change),
+            evidence={
+                "split": change.split,
+                "first_epoch": change.first,
+                "before": change.before or None,
+                "after": change.after,
+                "files": _some(change.accepted.files) if change.accepted else None,
+            },
+            action="Best, stall, collapse and gain look at the new series alone; results.csv tells the two apart "
+            "(data_fingerprint)."
+            if scored
+            else "Training goes on. Files of train begin no new series of scores.",
+            advice="`segwatch evaluate RUN` scores the epochs of before on the files of now as well, as far as their "
+            "weights are kept."
+            if scored
+            else "To know what the change is worth, begin another run (--name): this one has learned from both.",
+        )
+
+
+def change_words(change: DataChange) -> str:
+    """What changed, and where the new series begins."""
+    told = f"{change.split}: the fingerprint of its files is another; which changed, an older release did not note"
+    if change.accepted is not None:
+        told = change.accepted.count
+    if change.split in SCORED_SPLITS:
+        return f"{told}: a new series of {change.split} scores begins with epoch {change.first}"
+    return f"{told}: attempts that start from here on learn from them (epoch {change.first} and later)"
+
+
+def _some(names: Sequence[str]) -> str | None:
+    if not names:
+        return None
+    more = f" and {len(names) - FILES_NAMED} more" if len(names) > FILES_NAMED else ""
+    return "; ".join(names[:FILES_NAMED]) + more
 
 
 def _disk(history: History) -> Iterator[Alert]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -25,10 +25,10 @@ from ..evaluator.report import (
     Working,
     report_path,
 )
-from .evaluations import compare, read_report
+from .evaluations import compare, read_report, set_aside
 from .events import EpochMoved, Event, Gain, GapMeasured, ScoreRecorded
 from .gains import KeptUp, Reference
-from .history import SCORED_SPLITS, Epoch, History
+from .history import Epoch, History
 from .inbox import EvaluatorExited, EvaluatorSaid
 from .rollback import quarantine
 from .scorer import Scorer
@@ -58,13 +58,14 @@ class Scoring:
         yield from self._gap()
         if self._scorer.idle and self._history.unscored:
             epoch = min(self._history.unscored.values(), key=lambda epoch: epoch.key)
+            self._set_aside(epoch)
             self._scorer.ask(
                 Request(
                     manifest=epoch.manifest,
                     attempt=epoch.attempt,
                     epoch=epoch.epoch,
                     sha256=epoch.sha256,
-                    splits=_missing(epoch),
+                    splits=self._history.missing(epoch),
                 )
             )
 
@@ -106,14 +107,16 @@ class Scoring:
     def _known_already(self, epoch: Epoch) -> Iterator[Event]:
         """A report that an earlier daemon did not live to record; a checkpoint that says itself it is not finite."""
         if not epoch.finite:
-            yield from _rows(epoch, Verdict.NOT_FINITE, "by its manifest it holds NaN or Inf, or a negative variance")
+            yield from self._rows(
+                epoch, Verdict.NOT_FINITE, "by its manifest it holds NaN or Inf, or a negative variance"
+            )
         elif self._scorer.unable is not None:
-            yield from _rows(epoch, Verdict.FAILED, self._scorer.unable)
+            yield from self._rows(epoch, Verdict.FAILED, self._scorer.unable)
         elif epoch.key not in self._looked_for:
             self._looked_for.add(epoch.key)
-            for split in _missing(epoch):
+            for split in self._history.missing(epoch):
                 report = read_report(report_path(self._run_dir, *epoch.key, split))
-                if report is not None and self._is_of(report, epoch):
+                if report is not None and self._is_of(report, epoch) and self._is_of_now(report):
                     yield self._row(report, epoch)
 
     def _scored(self, answer: Scored) -> Iterator[Event]:
@@ -121,7 +124,7 @@ class Scoring:
         report = read_report(self._run_dir / answer.report)
         if report is None or not self._is_of(report, epoch):
             yield from self._failed(epoch, f"its report {answer.report} is not readable or of another checkpoint")
-        elif answer.split not in epoch.scores:
+        elif answer.split in self._history.missing(epoch):
             yield self._row(report, epoch)
 
     def _row(self, report: EvaluationReport, epoch: Epoch) -> ScoreRecorded:
@@ -175,7 +178,7 @@ class Scoring:
             case "corrupt":
                 yield from self.condemn_file(epoch, answer.message)
             case "foreign":
-                yield from _rows(epoch, Verdict.FAILED, answer.message)
+                yield from self._rows(epoch, Verdict.FAILED, answer.message)
             case "missing" | "out-of-memory" | "error":
                 yield from self._failed(epoch, answer.message)
 
@@ -191,25 +194,35 @@ class Scoring:
             yield EpochMoved(
                 attempt=epoch.attempt, epoch=epoch.epoch, manifest=moved, reason="quarantined", message=message
             )
-        yield from _rows(epoch, Verdict.CORRUPT, message)
+        yield from self._rows(epoch, Verdict.CORRUPT, message)
 
     def _failed(self, epoch: Epoch, message: str) -> Iterator[Event]:
         self._failures[epoch.key] += 1
         log.warning("epoch %d of attempt %d: %s", epoch.epoch, epoch.attempt, message)
         if self._failures[epoch.key] >= TRIES:
-            yield from _rows(epoch, Verdict.FAILED, message)
+            yield from self._rows(epoch, Verdict.FAILED, message)
 
     @staticmethod
     def _is_of(report: EvaluationReport, epoch: Epoch) -> bool:
         return (report.attempt, report.epoch, report.checkpoint_sha256) == (*epoch.key, epoch.sha256)
 
+    def _is_of_now(self, report: EvaluationReport) -> bool:
+        """Not of files that were changed since, as one that an earlier daemon did not live to record."""
+        return self._history.series.now(report.split) in (None, report.data_fingerprint)
 
-def _missing(epoch: Epoch) -> tuple[str, ...]:
-    return tuple(split for split in SCORED_SPLITS if split not in epoch.scores)
+    def _set_aside(self, epoch: Epoch) -> None:
+        """Its reports on the files of before stay, under another name: the evaluator will write over them."""
+        for split in self._history.missing(epoch):
+            report = read_report(report_path(self._run_dir, *epoch.key, split))
+            if report is not None and not self._is_of_now(report):
+                set_aside(self._run_dir, report)
+
+    def _rows(self, epoch: Epoch, verdict: Verdict, message: str) -> Iterator[Event]:
+        return _rows(epoch, self._history.missing(epoch), verdict, message)
 
 
-def _rows(epoch: Epoch, verdict: Verdict, message: str) -> Iterator[Event]:
-    for split in _missing(epoch):
+def _rows(epoch: Epoch, splits: Sequence[str], verdict: Verdict, message: str) -> Iterator[Event]:
+    for split in splits:
         yield ScoreRecorded(
             attempt=epoch.attempt,
             epoch=epoch.epoch,
@@ -249,5 +262,6 @@ def _row_of(report: EvaluationReport, gain: Gain | None) -> ScoreRecorded:
         skipped_images=report.skipped_images,
         seconds=report.seconds,
         checkpoint_sha256=report.checkpoint_sha256,
+        data_fingerprint=report.data_fingerprint,
         message=report.message,
     )

@@ -17,7 +17,7 @@ def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) ->
     """A file that cannot be removed is told of in the log; the next round tries again."""
     directory = run_dir / "checkpoints"
     present = {path.name for path in directory.iterdir()}  # once: two looks for each of 10,000 epochs take long
-    standing = [_stored(present, epoch) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
+    standing = [_stored(present, epoch, history) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
     best = {split: found.epoch.key for split, found in history.best.items()}
     resumed_from = {attempt.plan.resume_from for attempt in history.attempts[-1:]}
     for name in plan(
@@ -37,7 +37,7 @@ def _stem(epoch: Epoch) -> str:
     return PurePosixPath(epoch.manifest).stem
 
 
-def _stored(present: Collection[str], epoch: Epoch) -> Stored:
+def _stored(present: Collection[str], epoch: Epoch, history: History) -> Stored:
     stem = _stem(epoch)
     state = f"{stem}.state.pth"
     return Stored(
@@ -46,6 +46,6 @@ def _stored(present: Collection[str], epoch: Epoch) -> Stored:
         weights=f"{stem}.pth",
         state=state if state in present else None,
         manifest=f"{stem}.json",
-        evaluated=epoch.scored,
+        evaluated=epoch.key not in history.unscored,
         verified_good=epoch.verified_good is True,
     )

@@ -17,7 +17,7 @@ from .alerts import alert_lines, duration, stamp
 from .events import AlertChanged, AlertState, Outcome, Severity
 from .history import History
 from .journal import tail
-from .rules import best_gap
+from .rules import best_gap, change_words
 from .rundir import Holder, RunDir
 from .store import read_events
 from .words import figure, gain_words, interval, percent, points
@@ -228,6 +228,8 @@ def _best_lines(look: Look, split: str) -> Iterator[str]:
     epoch, score = found.epoch, found.epoch.scores[split]
     yield f"best by {split:4}: epoch {epoch.epoch} (attempt {epoch.attempt}), {split} mIoU {figure(score)}"
     yield f"    {look.run.path / epoch.weights}"
+    if look.history.series.former(epoch):
+        yield "    scored on files that were changed since: no epoch has a score on those of now"
     if score.gain is not None:
         yield f"    {gain_words(score.gain)}"
     report = winner_report(look.run, look.history, split)
@@ -312,6 +314,7 @@ def epoch_rows(history: History) -> list[tuple[str, ...]]:
         notes += [f"{split}: {score.verdict}" for split, score in epoch.scores.items() if score.verdict != "ok"]
         skipped = ((split, score.skipped_images) for split, score in epoch.scores.items())
         notes += [f"{split}: {count} skipped" for split, count in skipped if count]
+        notes += [f"{split}: on files changed since" for split in history.series.former(epoch)]
         rows.append(
             (
                 str(epoch.epoch),
@@ -366,9 +369,10 @@ def happened(history: History) -> list[str]:
     """Each incident with its answer, each alert of another kind, and the end if it is a bad one, in a line or two."""
     lines = _incident_lines(history)
     for _, alert in _told(history):
-        if not alert.fingerprint.startswith(("incident:", "gave-up")):
+        if not alert.fingerprint.startswith(("incident:", "gave-up", "data-changed:")):
             state = "still firing" if alert.state is AlertState.FIRING else "resolved"
             lines.append(f"{stamp(alert.since)} {alert.code}: {alert.cause} ({state}). -> {alert.advice}")
+    lines += [f"data-changed: {change_words(change)}" for change in history.series.changes]
     if history.pending_drills:
         waiting = ", ".join(str(drill) for drill in history.pending_drills)
         lines.append(f"drills that did not happen, since no worker came to their step: {waiting}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import REMEDY_MARK
 from .alerts import duration
 from .events import (
     AlertChanged,
@@ -13,6 +14,7 @@ from .events import (
     BudgetsForgiven,
     ConfigChanged,
     DaemonStopped,
+    DataAccepted,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -69,6 +71,9 @@ def sentence(event: Event) -> str | None:
             return f"new run: {event.epochs} epochs, {len(event.class_names)} classes: {', '.join(event.class_names)}"
         case ConfigChanged():
             return "settings changed: " + ", ".join(f"{key} {change}" for key, change in event.changes.items())
+        case DataAccepted():
+            counts = "; ".join(told.count for told in event.splits)
+            return f"data accepted as it is now: {counts}"
         case DrillsRequested():
             return "drills ahead: " + ", ".join(str(drill) for drill in event.drills)
         case AttemptPlanned():
@@ -106,6 +111,8 @@ def sentence(event: Event) -> str | None:
             return "restart budgets are fresh again, on request"
         case DaemonStopped():
             return f"daemon leaves: {event.reason}"
+        case RescoreWanted() if event.former:
+            return f"{len(event.former)} epochs are scored again, on the files as they are now"
         case RescoreWanted():
             return "epochs that could not be scored are tried again"
         case RunFinished() if event.unscored:
@@ -128,7 +135,7 @@ def _planned(event: AttemptPlanned) -> str:
 def _scored(event: ScoreRecorded) -> str:
     who = f"epoch {event.epoch} {event.split:4}"
     if event.miou is None:
-        return f"{who}: no score, {event.verdict}: {event.message}"
+        return f"{who}: no score, {event.verdict}: {event.message.partition(REMEDY_MARK)[0]}"
     flag = "" if event.verdict == "ok" else f" [{event.verdict}: {event.message}]"
     spread = f" (95 %: {interval(event)})" if interval(event) else ""
     skipped = f" ({event.skipped_images} skipped)" if event.skipped_images else ""

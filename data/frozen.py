@@ -21,18 +21,24 @@ from ..durable import write_text
 from ..errors import ConfigError
 from ..section import Record
 from .config import SPLITS
+from .resolved import ResolvedData
 
 FRESH_NS = 2_000_000_000
 """Two changes within this time may bear the same time stamp: the coarsest file system counts in steps of 2 s."""
 LISTED = 50
 """Files that a refusal names one by one."""
 THREADS = 16
+REFUSED = "the data is not what it was when this run began"
+"""How each refusal begins."""
 _SCORED = "Scores from before and after would be of different data, and stand in one series as if they compared."
 _TRAINED = "Epochs from before and after would have learned from different data, and no score could say from which."
 _REMEDY = (
     "restore the files (a new time stamp or a fresh copy is fine: the content is what counts), and `segwatch run` "
-    "goes on and scores what is missing; or begin another run on the data as it is, with --name: it trains from its "
-    "first epoch, and this run keeps its own scores"
+    "goes on and scores what is missing;\n"
+    "     or begin another run on the data as it is, with --name: it trains from its first epoch, and this run keeps "
+    "its own scores;\n"
+    "     or go on with this run on the files as they are now, with `segwatch run run.toml --accept-data`: a new "
+    "series of scores begins, which is compared with no earlier one"
 )
 
 
@@ -83,6 +89,23 @@ def read_frozen(path: Path) -> tuple[FrozenFile, ...]:
             where=path,
             remedy="remove it to go on without knowing whether the data changed since the run began",
         ) from error
+
+
+def fingerprint(data: ResolvedData, split: str, files: Sequence[FrozenFile]) -> str:
+    """Of a split as these files hold it: a copy, or another time stamp, leaves it as it is.
+
+    Raises KeyError where the split has a file that is not among them.
+    """
+    return data.fingerprint(split, {file.path: file.sha256 for file in files if file.split == split})
+
+
+def differences(before: Sequence[FrozenFile], after: Sequence[FrozenFile]) -> list[Change]:
+    """What became of the files between two freezings: changed, gone, added; by split and path."""
+    old, new = ({file.key: file for file in files} for files in (before, after))
+    changed = [Change(new[key], "changed") for key in old.keys() & new.keys() if old[key].sha256 != new[key].sha256]
+    gone = [Change(old[key], "gone") for key in old.keys() - new.keys()]
+    added = [Change(new[key], "added") for key in new.keys() - old.keys()]
+    return sorted([*changed, *gone, *added], key=lambda change: change.file.key)
 
 
 def require_unchanged(
@@ -166,9 +189,9 @@ def _missing(file: FrozenFile, error: OSError) -> Change:
 
 def _refusal(changes: Sequence[Change], listed: int) -> str:
     by_split = {split: [change for change in changes if change.file.split == split] for split in SPLITS}
-    counts = ", ".join(_counted(split, found) for split, found in by_split.items() if found)
+    counts = ", ".join(counted(split, found) for split, found in by_split.items() if found)
     shown = list(_lines(by_split.values()))
-    lines = [f"the data is not what it was when this run began: {counts}", *shown[:listed]]
+    lines = [f"{REFUSED}: {counts}", *shown[:listed]]
     if len(shown) > listed:
         lines.append(f"    and {len(shown) - listed} more")
     if by_split["val"] or by_split["test"]:
@@ -178,7 +201,7 @@ def _refusal(changes: Sequence[Change], listed: int) -> str:
     return "\n".join(lines)
 
 
-def _counted(split: str, changes: Sequence[Change]) -> str:
+def counted(split: str, changes: Sequence[Change]) -> str:
     """Such as `2 files of test changed, 1 gone`."""
     whats = Counter("unreadable" if change.what.startswith("cannot") else change.what for change in changes)
     (first, number), *others = sorted(whats.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,16 +123,22 @@ class ResolvedData(Record):
         total = sum(entry.pixels.get(split, 0) for entry in self.classes)
         return self.classes[index].pixels.get(split, 0) / total if total else None
 
-    def fingerprint(self, split: str) -> str:
-        """Changes with the files, their size and time, the classes, how masks are read and the scale: one score series
-        per value.
+    def fingerprint(self, split: str, contents: Mapping[str, str] | None = None) -> str:
+        """Changes with the files, the classes, how masks are read and the scale: one score series per value.
+
+        A file is known by its digest in `contents` (by path); without them by its size and time, as they are now.
+        Raises KeyError for a file that `contents` lacks, OSError for one that is not there.
         """
         digest = hashlib.sha256(repr((self.class_ids, self.scale, self.reading.value, self.mapping)).encode())
         for pair in self.splits[split]:
             for name in (pair.image, pair.mask):
-                stat = (self.root / name).stat()
-                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                held = self._size_and_time(name) if contents is None else contents[name]
+                digest.update(f"{name}\0{held}\n".encode())
         return digest.hexdigest()[:16]
+
+    def _size_and_time(self, name: str) -> str:
+        stat = (self.root / name).stat()
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
     @classmethod
     def load(cls, lock: Path) -> ResolvedData:

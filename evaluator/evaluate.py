@@ -17,7 +17,7 @@ from torch import nn
 
 from ..checkpoints.manifest import Architecture
 from ..data.cache import LabelCache, PixelCache, open_cache, open_labels
-from ..data.frozen import read_frozen, require_unchanged
+from ..data.frozen import FrozenFile, fingerprint, read_frozen, require_unchanged
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_text
 from ..errors import ConfigError
@@ -70,8 +70,8 @@ class Evaluator:
         self._resolution: Resolution = spec.resolution
         self._window = Window(spec.window, spec.overlap if spec.window else 0.0)
         self._data = ResolvedData.load(spec.run_dir / spec.data_lock)
-        require_same_files(spec, self._data)
-        self._splits = load_splits(self._data, spec.cache_dir, progress, resolution=spec.resolution)
+        files = require_same_files(spec, self._data)
+        self._splits = load_splits(self._data, spec.cache_dir, progress, resolution=spec.resolution, files=files)
         require_same_files(spec, self._data)  # again: to load them may take minutes
         self._shell: _Shell | None = None
         if not answers(self.device):
@@ -286,11 +286,17 @@ def describe(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def require_same_files(spec: EvaluatorSpec, data: ResolvedData) -> None:
-    """Raises ConfigError where val or test is not what it was when the run began: its scores would not compare."""
-    files = None if spec.files is None else spec.run_dir / spec.files
-    if files is not None and files.exists():  # an older release wrote none
-        require_unchanged(data.root, read_frozen(files), splits=SPLITS, where=spec.run_dir, listed=CHANGES_NAMED)
+def require_same_files(spec: EvaluatorSpec, data: ResolvedData) -> tuple[FrozenFile, ...] | None:
+    """What the run froze; `None` where nothing was frozen: a directory that is no run, a run of an older release.
+
+    Raises ConfigError where val or test is not that any more: its scores would not compare.
+    """
+    path = None if spec.files is None else spec.run_dir / spec.files
+    if path is None or not path.exists():
+        return None
+    files = read_frozen(path)
+    require_unchanged(data.root, files, splits=SPLITS, where=spec.run_dir, listed=CHANGES_NAMED)
+    return files
 
 
 def load_splits(
@@ -299,8 +305,12 @@ def load_splits(
     progress: Callable[[int, int], None] | None = None,
     *,
     resolution: Resolution = "scaled",
+    files: Sequence[FrozenFile] | None = None,
 ) -> dict[str, Split]:
-    """Open val and test; `progress` is told (done, total) over both. Raises ConfigError for unreadable files."""
+    """Open val and test; `progress` is told (done, total) over both. Raises ConfigError for unreadable files.
+
+    The fingerprint follows the content of `files`, without them size and time.
+    """
     names = [name for name in SPLITS if name in data.splits]
     passes = 2 if resolution == "native" else 1
     total = passes * sum(len(data.splits[name]) for name in names)
@@ -312,7 +322,8 @@ def load_splits(
         labels = None
         if resolution == "native":
             labels = open_labels(data, name, cache_dir, progress=_shifted(progress, before + images, total))
-        splits[name] = Split(name, cache, labels, data.fingerprint(name))
+        told = data.fingerprint(name) if files is None else fingerprint(data, name, files)
+        splits[name] = Split(name, cache, labels, told)
         before += passes * images
     return splits
 

@@ -180,6 +180,7 @@ class Story:
         interval: tuple[float, float] | None = None,
         gain: Gain | None = None,
         skipped: int = 0,
+        data: str = "",
     ) -> ScoreRecorded:
         score = ScoreRecorded(
             attempt=epoch.attempt,
@@ -200,6 +201,7 @@ class Story:
             skipped_images=skipped,
             seconds=0.5,
             checkpoint_sha256=epoch.sha256,
+            data_fingerprint=data,
             message=message,
         )
         self.tell(score)
@@ -215,9 +217,11 @@ class Story:
         interval: tuple[float, float] | None = None,
         gain: Gain | None = None,
         skipped: int = 0,
+        data: str = "",
     ) -> Epoch:
         """One epoch, committed and scored on both splits; `val` is as good as `test` where it is not given."""
-        committed, told = self.commits(epoch), {"verdict": verdict, "message": "as told", "skipped": skipped}
+        committed = self.commits(epoch)
+        told = {"verdict": verdict, "message": "as told", "skipped": skipped, "data": data}
         self.scores(committed, "val", test if val is None else val, interval=interval, **told)
         self.scores(committed, "test", test, interval=interval, gain=gain, **told)
         return committed

@@ -4,7 +4,8 @@ Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by e
 ("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `hang` (the same, to stand
 still over when asked first), `hang_at_start` (in its first process), `never_ready`, `read_images` (as the real one),
 `out_of_memory` (list of "attempt:epoch", refused as such), `overwrite` ("attempt:epoch" -> a file that is given other
-content when that epoch is asked for), `refuse` ("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
+content when that epoch is asked for), `replace` (the same with [file, what takes its place, or null]), `refuse`
+("attempt:epoch" -> why; foreign checkpoints are of attempt 0).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from segwatch.checkpoints.manifest import read_manifest, verify_file
-from segwatch.data.frozen import read_frozen, require_unchanged
+from segwatch.data.frozen import fingerprint, read_frozen, require_unchanged
 from segwatch.data.resolved import ResolvedData
 from segwatch.durable import write_text
 from segwatch.errors import ConfigError, CorruptCheckpointError
@@ -65,8 +67,24 @@ def committed_step(path: Path) -> int:
     return manifest.step
 
 
-def fingerprint(spec: EvaluatorSpec, split: str) -> str:
-    return ResolvedData.load(spec.run_dir / spec.data_lock).fingerprint(split)
+def load(spec: EvaluatorSpec, *, read_images: bool) -> dict[str, str]:
+    """The fingerprints of val and test, as the real one takes them when it loads.
+
+    Raises ConfigError for files that are not what was frozen, OSError for an image that is cut short or gone.
+    """
+    data = ResolvedData.load(spec.run_dir / spec.data_lock)
+    files = None if spec.files is None or not (spec.run_dir / spec.files).exists() else spec.run_dir / spec.files
+    if files is None:
+        told = {split: data.fingerprint(split) for split in data.splits if split != "train"}
+    else:
+        frozen = read_frozen(files)
+        require_unchanged(data.root, frozen, splits=("val", "test"))
+        told = {split: fingerprint(data, split, frozen) for split in ("val", "test")}
+    if read_images:
+        for split in told:
+            for pair in data.splits[split]:
+                Image.open(data.root / pair.image).load()
+    return told
 
 
 def refusal(scenario: dict, key: str, request: Request, path: Path) -> Refused | None:
@@ -89,13 +107,18 @@ def refusal(scenario: dict, key: str, request: Request, path: Path) -> Refused |
     return None
 
 
-def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
+def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints: dict[str, str]) -> None:
     key = f"{request.attempt}:{request.epoch}"
     path = spec.run_dir / request.manifest
     with (spec.run_dir / "asked.txt").open("a") as asked:
         asked.write(key + "\n")
     if key in scenario.get("overwrite", {}):
         Path(scenario["overwrite"][key]).write_bytes(b"other content")
+    if key in scenario.get("replace", {}):
+        file, other = scenario["replace"][key]
+        Path(file).unlink(missing_ok=True)
+        if other is not None:
+            Path(other).replace(file)
     if key in scenario.get("die", []):
         os._exit(9)
     if key in scenario.get("hang", []) and (spec.run_dir / "asked.txt").read_text().split().count(key) == 1:
@@ -134,7 +157,7 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request) -> None:
             seconds=0.01,
             device="cpu",
             checkpoint_sha256=request.sha256,
-            data_fingerprint=fingerprint(spec, split) if request.foreign else "f",
+            data_fingerprint=fingerprints[split],
             resolution=spec.resolution,
             message="" if scored else "logits are NaN",
             miou_interval=miou_interval(images_of(matrix)) if scored else None,
@@ -161,16 +184,14 @@ def main() -> None:
     if "unable" in scenario:
         say(Unable(message=scenario["unable"]))
         sys.exit(78)
-    if spec.files is not None:
-        root = ResolvedData.load(spec.run_dir / spec.data_lock).root
-        try:
-            require_unchanged(root, read_frozen(spec.run_dir / spec.files), splits=("val", "test"))
-        except ConfigError as error:
-            say(Unable(message=str(error)))
-            sys.exit(78)
+    try:
+        fingerprints = load(spec, read_images=bool(scenario.get("read_images")))
+    except (ConfigError, OSError) as error:
+        say(Unable(message=str(error)))
+        sys.exit(78)
     say(Ready(device="cpu", seconds=0.0))
     for line in sys.stdin:
-        evaluate(scenario, spec, Request.model_validate_json(line))
+        evaluate(scenario, spec, Request.model_validate_json(line), fingerprints)
 
 
 if __name__ == "__main__":

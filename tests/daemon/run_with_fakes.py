@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--drill", action="append", default=[])
     parser.add_argument("--retry", action="store_true")
+    parser.add_argument("--accept-data", action="store_true")
     arguments = parser.parse_args()
     scenario = str(Path("scenario.json").resolve())
     try:
@@ -30,6 +31,7 @@ def main() -> int:
             runs_dir=Path("runs"),
             drills=[Drill.parse(text) for text in arguments.drill],
             retry=arguments.retry,
+            accept_data=arguments.accept_data,
             console=Terminal(width=200),
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 from segwatch import tags
 from segwatch.daemon.board import Board
-from segwatch.daemon.events import AlertChanged, AlertState, AttemptPlanned, IncidentOpened, ScoreRecorded, Severity
+from segwatch.daemon.events import (
+    AcceptedSplit,
+    AlertChanged,
+    AlertState,
+    AttemptPlanned,
+    DataAccepted,
+    IncidentOpened,
+    RescoreWanted,
+    ScoreRecorded,
+    Severity,
+)
 from segwatch.trainer.contract import Cause
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -273,3 +283,62 @@ def test_what_a_killed_daemon_may_have_shown_is_shown_once(shown):
     steps = shown.steps(tags.evaluation("test", "miou"))
     assert len(steps) == len(set(steps)) == 4
     assert len(shown.steps(tags.evaluation("val", "miou"))) == 4
+
+
+# --- files that were changed ---------------------------------------------------------------------------------------
+
+
+def on_other_files(shown, *, told: bool = True) -> None:
+    """Two epochs; then the test files are changed, and epoch 3 is scored on them."""
+    for epoch in (1, 2):
+        shown.run.trains(epoch, 0.8, data="old")
+    shown.show()
+    split = AcceptedSplit(split="test", before="old", after="new", count="1 file of test changed")
+    steps = (
+        lambda: shown.run.tell(DataAccepted(splits=(split,))),
+        lambda: shown.run.commits(3),
+        lambda: shown.run.scores(shown.run.history.epochs[1, 3], "val", 0.8, data="old"),
+        lambda: shown.run.scores(shown.run.history.epochs[1, 3], "test", 0.2, data="new"),
+    )
+    for step in steps:
+        step()
+        if told:
+            shown.show()
+
+
+def curves(shown, directory: str) -> dict[str, list[tuple[int, float]]]:
+    shown.board.close()
+    found = EventAccumulator(str(shown.run_dir / "tensorboard" / directory)).Reload()
+    return {
+        split: [(point.step, round(point.value, 2)) for point in found.Scalars(tags.evaluation(split, "miou"))]
+        for split in ("val", "test")
+    }
+
+
+OLD = {"val": [(10, 0.8), (20, 0.8)], "test": [(10, 0.8), (20, 0.8)]}
+NEW = {"val": [(10, 0.8), (20, 0.8), (30, 0.8)], "test": [(30, 0.2)]}
+
+
+def test_curves_on_changed_files_begin_anew_beside_those_of_before(shown):
+    on_other_files(shown)
+    assert curves(shown, "eval") == OLD
+    assert curves(shown, "eval-2") == NEW
+
+
+def test_a_board_that_missed_the_change_catches_up_with_it(shown):
+    on_other_files(shown, told=False)
+    shown.restart()
+    shown.board.catch_up(shown.run.told[-4:])
+    assert curves(shown, "eval") == OLD
+    assert curves(shown, "eval-2") == NEW
+
+
+def test_epochs_that_are_scored_again_stand_in_order_once_all_are_there(shown):
+    on_other_files(shown)
+    shown.run.tell(RescoreWanted(former=((1, 1), (1, 2))))
+    for number in (1, 2):
+        shown.run.scores(shown.run.history.epochs[1, number], "test", 0.1, data="new")
+        moment, event = shown.run.told[-1]
+        shown.board.handle(moment, event)
+    assert curves(shown, "eval") == OLD
+    assert curves(shown, "eval-2")["test"] == [(10, 0.1), (20, 0.1), (30, 0.2)]

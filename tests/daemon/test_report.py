@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from segwatch.daemon import report as reporting
 from segwatch.daemon import views
-from segwatch.daemon.events import GapMeasured, GaveUp, RunFinished
+from segwatch.daemon.events import AcceptedSplit, DataAccepted, GapMeasured, GaveUp, RunFinished
 from segwatch.daemon.report import print_closing, write_report
 from segwatch.daemon.rundir import RunDir
 from segwatch.durable import write_text
@@ -218,3 +218,20 @@ def test_status_says_the_interval_beside_the_best_score(place, run):
     console = Console(file=io.StringIO(), width=160)
     views.print_status(look(place, run), console)
     assert "mIoU 64.00 % (95 %: 55.0-73.0 over 3 images, 2 skipped), epoch 2: " in console.file.getvalue()
+
+
+def test_the_curves_leave_out_what_was_scored_on_files_that_were_changed_since(tmp_path, a_run, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "segwatch.daemon.ranking_plot.draw", lambda _path, points, **words: drawn.update(points=points, **words)
+    )
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.8, data="old")
+    run.tell(DataAccepted(splits=(AcceptedSplit(split="test", before="old", after="new", count="1 file changed"),)))
+    reporting.draw_results(RunDir(tmp_path), run.history)
+    assert len(drawn["points"]) == 1, "val is as it was"
+    run.scores(run.commits(2), "test", 0.2, data="new")
+    reporting.draw_results(RunDir(tmp_path), run.history)
+    assert [(point.epoch, point.split) for point in drawn["points"]] == [(1, "val"), (2, "test")]
+    assert "left out: 1 scores on files that were changed since" in drawn["footnote"]

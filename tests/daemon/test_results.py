@@ -27,7 +27,7 @@ def test_the_header_is_the_one_that_other_programs_know(tmp_path, run):
     ResultsFile(tmp_path, run.history)
     assert (tmp_path / "results.csv").read_text() == (
         "attempt,epoch,split,miou,fwiou,pixel_accuracy,mean_accuracy,mean_dice,images,seconds,verdict,checkpoint_sha256,"
-        "miou_low,miou_high,skipped_images\n"
+        "miou_low,miou_high,skipped_images,data_fingerprint\n"
     )
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from segwatch.daemon import events
 from segwatch.daemon.events import (
     EVENT,
+    AcceptedSplit,
     AlertChanged,
     AlertState,
     AttemptEnded,
@@ -27,6 +28,7 @@ from segwatch.daemon.events import (
     ConfigChanged,
     DaemonStarted,
     DaemonStopped,
+    DataAccepted,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -64,6 +66,9 @@ ALERT = AlertChanged(
 EVERY_KIND = (
     RunCreated(config_hash="c", epochs=3, class_names=("a", "b")),
     ConfigChanged(changes={"trainer.epochs": "3 -> 4"}, epochs=4),
+    DataAccepted(
+        splits=(AcceptedSplit(split="test", before="", after="b", count="1 file of test changed", files=("a: gone",)),)
+    ),
     DaemonStarted(pid=1, create_time=1.25, host="here"),
     DrillsRequested(drills=(DRILL,)),
     AttemptPlanned(
@@ -127,7 +132,7 @@ EVERY_KIND = (
     DiskSeen(state="refused", free_bytes=0, needed_bytes=1_000_000_000, message="No space left on device"),
     GaveUp(reason="spent"),
     BudgetsForgiven(),
-    RescoreWanted(),
+    RescoreWanted(former=((1, 2),)),
     RunFinished(trained=3, unscored=1),
     DaemonStopped(reason="finished"),
 )

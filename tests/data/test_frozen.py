@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 from segwatch.data import frozen
 from segwatch.data.audit import audit
-from segwatch.data.frozen import FrozenFile, freeze, read_frozen, require_unchanged, write_frozen
+from segwatch.data.frozen import (
+    FrozenFile,
+    differences,
+    fingerprint,
+    freeze,
+    read_frozen,
+    require_unchanged,
+    write_frozen,
+)
+from segwatch.data.resolved import Pair, ResolvedClass, ResolvedData
 from segwatch.errors import ConfigError
 
 PAST_NS = 1_600_000_000_000_000_000
@@ -164,3 +173,34 @@ def test_1400_pairs_that_did_not_change_are_checked_in_well_under_a_second(tmp_p
     began = time.perf_counter()
     require_unchanged(tmp_path, read_frozen(tmp_path / "files.jsonl"))
     assert time.perf_counter() - began < 0.5
+
+
+def test_the_fingerprint_of_frozen_files_follows_their_content_and_the_classes_not_their_time(tmp_path) -> None:
+    (tmp_path / "image.png").write_bytes(b"image")
+    (tmp_path / "mask.png").write_bytes(b"mask")
+    classes = (ResolvedClass(id=0, name="a", colour=(0, 0, 0), pixels={"test": 1}),)
+    pair = Pair(image="image.png", mask="mask.png")
+    data = ResolvedData(root=tmp_path, scale=1.0, classes=classes, splits={"test": (pair,)})
+
+    def told(data: ResolvedData = data) -> str:
+        names = ("image.png", "mask.png")
+        return fingerprint(data, "test", [freeze(tmp_path / name, split="test", name=name)[0] for name in names])
+
+    before = told()
+    os.utime(tmp_path / "mask.png", (1.0, 1.0))
+    assert told() == before
+    assert told(data.model_copy(update={"scale": 0.5})) != before
+    (tmp_path / "mask.png").write_bytes(b"MASK")
+    assert told() != before
+    with pytest.raises(KeyError):
+        fingerprint(data, "test", [])
+
+
+def test_differences_name_what_changed_what_is_gone_and_what_was_added(tmp_path) -> None:
+    def frozen(**contents: bytes) -> list[FrozenFile]:
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+        return [freeze(tmp_path / name, split="test", name=name)[0] for name in contents]
+
+    found = differences(frozen(a=b"1", b=b"1", c=b"1"), frozen(a=b"1", b=b"2", d=b"1"))
+    assert [(change.file.path, change.what) for change in found] == [("b", "changed"), ("c", "gone"), ("d", "added")]

@@ -62,3 +62,10 @@ def test_a_run_of_an_older_release_has_no_such_file_and_is_scored_all_the_same(r
     (run.directory / FILES).unlink()
     change(run, "val_1.mask.png")
     Evaluator(run.spec(files=FILES))
+
+
+def test_a_touched_file_leaves_the_fingerprint_of_its_split_as_it_is(run: Any) -> None:
+    """It would begin a new series of scores."""
+    before = {name: split.fingerprint for name, split in Evaluator(run.spec(files=FILES))._splits.items()}
+    os.utime(run.data.root / "test_0.mask.png", (1.0, 1.0))
+    assert {name: split.fingerprint for name, split in Evaluator(run.spec(files=FILES))._splits.items()} == before

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ..daemon.conftest import daemon  # noqa: F401 - a fixture
+from .broken import broken  # noqa: F401 - a fixture
 from .matrix import Row
 from .promises import assert_nothing_else_broke
 

@@ -47,14 +47,18 @@ def strays(place: Path) -> list[str]:
 
 
 def _epochs_are_scored_once(watched: Watched, history: History, *, ended: bool) -> None:
-    """P1: a score or the reason, once for each committed epoch and split, and nothing else in results.csv."""
-    rows = Counter((int(row["attempt"]), int(row["epoch"]), row["split"]) for row in watched.rows())
+    """P1: a score or the reason, once for each committed epoch, split and data, and nothing else in results.csv."""
+    rows = Counter(
+        (int(row["attempt"]), int(row["epoch"]), row["split"], row["data_fingerprint"]) for row in watched.rows()
+    )
     assert set(rows.values()) <= {1}, f"double rows: {[key for key, count in rows.items() if count > 1]}"
-    recorded = {(*epoch.key, split) for epoch in history.epochs.values() for split in epoch.scores}
+    scores = [score for epoch in history.epochs.values() for score in (*epoch.former, *epoch.scores.values())]
+    recorded = {(score.attempt, score.epoch, score.split, score.data_fingerprint) for score in scores}
     assert set(rows) == recorded, "results.csv is not what was recorded"
     if ended:
         committed = {(*key, split) for key in history.epochs for split in SCORED_SPLITS}
-        assert recorded == committed, f"no score and no reason: {committed - recorded}"
+        scored = {key[:3] for key in recorded}
+        assert scored == committed, f"no score and no reason: {committed - scored}"
 
 
 def _attempts_follow_each_other(run_dir: Path, events: list[Event]) -> None:

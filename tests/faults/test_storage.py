@@ -6,8 +6,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,44 +14,11 @@ from segwatch.daemon.events import DaemonStarted, DiskSeen, RunFinished
 from segwatch.daemon.store import Store, read_events
 from segwatch.errors import SegwatchError
 
-from ..daemon.conftest import Daemon, write_data
+from ..daemon.conftest import Daemon
+from .broken import until
 from .matrix import fault
 
-HERE = Path(__file__).parent
 TMPFS_KIB = 6000
-
-
-class Broken(Daemon):
-    """A daemon with a fault inside it; see broken_daemon.py."""
-
-    faults = ""
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        os.environ["SEGWATCH_BREAK"] = self.faults
-        try:
-            return self.spawn([sys.executable, str(HERE / "broken_daemon.py"), "run.toml", *arguments])
-        finally:
-            del os.environ["SEGWATCH_BREAK"]
-
-    def break_it(self) -> None:
-        (self.place / "broken").touch()
-
-    def mend_it(self) -> None:
-        (self.place / "broken").unlink(missing_ok=True)
-
-    def times(self) -> int:
-        mark = self.place / "provoked.txt"
-        return len(mark.read_text().splitlines()) if mark.exists() else 0
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> Iterator[Broken]:
-    write_data(tmp_path)
-    daemon = Broken(tmp_path)
-    daemon.configure()
-    daemon.scenario()
-    yield daemon
-    daemon.clean()
 
 
 @pytest.fixture
@@ -80,16 +45,6 @@ def fill(disk: Path, *, leave: int = 0) -> Path:
             pass
     os.truncate(ballast, max(0, ballast.stat().st_size - leave))
     return ballast
-
-
-def until(condition, daemon: Daemon) -> None:
-    """Wait for what is no fact."""
-    pause = threading.Event()
-    for _ in range(int(daemon.deadline_seconds / 0.05)):
-        if condition():
-            return
-        pause.wait(0.05)
-    raise AssertionError("the deadline passed before it held")
 
 
 def said(daemon: Daemon, words: str) -> bool:
