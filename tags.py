@@ -11,6 +11,7 @@ TRAIN_LR = "train/lr"
 TRAIN_IMAGES_PER_SECOND = "train/images_per_second"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_MEMORY_MB = "train/memory_mb"
+TRAIN_LOSS_SPIKES = "train/loss_spikes"
 AMP_SCALE = "train/amp_scale"
 AMP_SKIPPED_STEPS = "train/amp_skipped_steps"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..durable import LineLog
 from ..plain import one_line
 from .events import AlertChanged, AlertState, Event, Evidence
-from .rules import Alert
+from .holding import Alert
 
 TAIL_LINES = 1000
 OVER = frozenset({AlertState.RESOLVED, AlertState.WITHDRAWN})

@@ -223,7 +223,7 @@ class _Filler:
 
     def _update_alerts(self) -> None:
         history = self._recorder.history
-        now = rules.current_alerts(history, self._config.alerts)
+        now = rules.current_alerts(history, self._config.alerts, trainer=self._config.trainer)
         self._record_all(alerts.changes(history.alerts, now, time.time()))
 
     def _restored(self, request: Request) -> int:

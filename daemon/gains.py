@@ -23,6 +23,12 @@ Scored = tuple[Epoch, float]
 """An epoch and its test mIoU."""
 LONGEST_WINDOW = 50
 """Scores that a rise is looked for in: every pair of them is compared."""
+HELD_IOU = 0.20
+"""A class above this in two scores in a row is one that the network knows."""
+GONE_IOU = 0.01
+"""Below this it has forgotten it."""
+BACK_IOU = 0.10
+"""And above this it knows it again."""
 RISE_Z = 1.645
 """Of the normal distribution: one rise in twenty is chance."""
 
@@ -50,13 +56,36 @@ class Reference:
         return self
 
 
+class ClassHeld:
+    """What one class has come to: known, and perhaps forgotten."""
+
+    def __init__(self) -> None:
+        self.best: tuple[Epoch, float] | None = None
+        """The first of its highest; only of a class that is known."""
+        self._held = 0
+        self.gone = 0
+        """How many scores in which it was forgotten, since it was known last."""
+        self.gone_since: Epoch | None = None
+
+    def add(self, epoch: Epoch, iou: float) -> None:
+        """A class that flickers between 0 and a little is neither known nor forgotten anew each time."""
+        self._held = self._held + 1 if iou > HELD_IOU else 0
+        if self._held >= 2 and (self.best is None or iou > self.best[1]):
+            self.best = epoch, iou
+        if self.best is not None and iou < GONE_IOU:
+            self.gone, self.gone_since = self.gone + 1, self.gone_since or epoch
+        elif iou >= BACK_IOU or self.gone < 2:
+            self.gone, self.gone_since = 0, None
+
+
 class Trend:
     """All that a line of scored epochs, in numeric order, says about where the scores go."""
 
-    def __init__(self, *, patience: int, min_delta: float, collapse_drop: float = 1.0) -> None:
+    def __init__(self, *, patience: int, min_delta: float, collapse_drop: float = 1.0, split_gap: float = 1.0) -> None:
         self._patience = patience
         self._min_delta = min_delta
         self._collapse_drop = collapse_drop
+        self._split_gap = split_gap
         self._reference = Reference(min_delta)
         self._window: deque[Scored] = deque(maxlen=_window(patience))
         self.best: Scored | None = None
@@ -69,6 +98,12 @@ class Trend:
         """Whether they did not, once the patience was over."""
         self.low = 0
         """How many in a row, up to the last one, lie far below the best."""
+        self.low_since: Epoch | None = None
+        """The first of those."""
+        self.classes: dict[int, ClassHeld] = {}
+        """By position: the classes that were ever seen."""
+        self.parting: tuple[float, float] | None = None
+        """While val goes up and test goes down, both beyond chance: by how much in `patience` epochs."""
         self.single_class = 0
         """How many in a row, up to the last one, predict one class only."""
 
@@ -102,6 +137,8 @@ class Trend:
         self._reference.add(one)
         self._wait_for_better(one)
         self._look_for_a_fall(one)
+        self._look_for_lost_classes(one[0])
+        self._look_for_a_parting()
         flagged = one[0].scores["test"].verdict == "single-class"
         self.single_class = self.single_class + 1 if flagged else 0
 
@@ -123,10 +160,29 @@ class Trend:
     def _look_for_a_fall(self, one: Scored) -> None:
         epoch, miou = one
         if self.best is None or miou > self.best[1]:
-            self.best, self.low = one, 0
+            self.best, self.low, self.low_since = one, 0, None
         elif epoch.epoch > self.best[0].epoch:
             floor = (1 - self._collapse_drop) * self.best[1]
             self.low = self.low + 1 if miou < floor else 0
+            self.low_since = None if not self.low else self.low_since or epoch
+
+    def _look_for_a_parting(self) -> None:
+        """Once it is so, it stays until one of the two turns."""
+        both = [(known, miou) for epoch, miou in self._window if (known := epoch.miou("val")) is not None]
+        if len(both) < self._patience:
+            self.parting = None
+            return
+        val, test = _Slopes([val for val, _ in both]), _Slopes([test for _, test in both])
+        gains = self._patience * val.middle, self._patience * test.middle
+        clear = val.surplus > val.chance and -test.surplus > test.chance
+        begins = clear and gains[0] >= self._min_delta and -gains[1] >= self._split_gap
+        goes_on = self.parting is not None and gains[0] > 0 > gains[1]
+        self.parting = gains if begins or goes_on else None
+
+    def _look_for_lost_classes(self, epoch: Epoch) -> None:
+        for place, iou in enumerate(epoch.scores["test"].class_iou):
+            if iou is not None:
+                self.classes.setdefault(place, ClassHeld()).add(epoch, iou)
 
 
 class Fold(Protocol):
@@ -179,12 +235,20 @@ def still_rises(scored: Sequence[Scored], patience: int, min_delta: float) -> bo
     """
     if scored[-1][0].scores["test"].gain is None:
         return False
-    mious = [miou for _, miou in scored][-_window(patience) :]
-    slopes = list(_slopes(mious))
-    count = len(mious)
-    surplus = sum((slope > 0) - (slope < 0) for slope in slopes)
-    spread = sqrt(count * (count - 1) * (2 * count + 5) / 18)
-    return surplus - 1 > RISE_Z * spread and median(slopes) * patience >= min_delta
+    slopes = _Slopes([miou for _, miou in scored][-_window(patience) :])
+    return slopes.surplus > slopes.chance and slopes.middle * patience >= min_delta
+
+
+class _Slopes:
+    """Between all pairs of some scores, per epoch."""
+
+    def __init__(self, mious: Sequence[float]) -> None:
+        slopes, count = list(_slopes(mious)), len(mious)
+        self.middle = median(slopes) if slopes else 0.0
+        self.surplus = sum((slope > 0) - (slope < 0) for slope in slopes)
+        """Pairs that rise less those that fall."""
+        self.chance = 1 + RISE_Z * sqrt(count * (count - 1) * (2 * count + 5) / 18)
+        """What it reaches by chance, one-sided, in one of twenty."""
 
 
 def _window(patience: int) -> int:

@@ -124,6 +124,8 @@ class Epoch:
     """Scores on files that were changed since, where it was scored again."""
     best_before: float | None = None
     """Best test mIoU of the epochs scored earlier."""
+    past_onset: bool = False
+    """It was trained after the step from which on a spike or a collapse had begun."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -141,7 +143,7 @@ class Epoch:
     @property
     def verified_good(self) -> bool | None:
         """Finite and scored without collapse, and its bytes are as committed; `None` while that is not known."""
-        if not self.finite or self.moved == "quarantined":
+        if not self.finite or self.moved == "quarantined" or self.past_onset:
             return False
         if not self.scored:
             return None
@@ -476,6 +478,10 @@ class History:
 
     def _open_incident(self, incident: Incident) -> None:
         self.incidents.append(incident)
+        onset = incident.opened.evidence.get("onset_step")
+        if incident.opened.fatal and incident.opened.cause in _HAS_ONSET and isinstance(onset, int):
+            for epoch in self._standing_epochs():
+                epoch.past_onset = epoch.past_onset or epoch.step >= onset
         if not self._outlived(incident):
             self._open.append(incident)
 
@@ -494,6 +500,8 @@ class History:
         best = self._winners.standing("test")
         return None if best is None else best.miou
 
+
+_HAS_ONSET = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})
 
 _CAUSED_BY: dict[str, frozenset[Cause]] = {
     "nan-loss": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE}),

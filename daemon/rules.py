@@ -1,63 +1,58 @@
 """PURE: a run's history in, the alerts that hold now out. No clock, no file, no memory of what was told before.
 
-Thresholds are the field's: under 10 % mIoU after three epochs the classes are wrong; under 20 % at epoch 10 or 30 % at
-epoch 50 somebody should look. A low IoU on a rare class is expected and is no alert.
+What the scores say stands in `trends`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..data.frozen import REFUSED
 from ..errors import REMEDY_MARK
+from ..trainer.config import Amp, Optimizer
 from ..trainer.contract import Cause
+from .collapse import Collapse, worth_a_roll_back
 from .events import AlertState, Evidence, Severity
-from .gains import KeptUp, Trend, gain_over
-from .history import SCORED_SPLITS, Epoch, History, Incident
+from .gains import KeptUp, Trend
+from .history import SCORED_SPLITS, History, Incident
+from .holding import Alert
 from .series import DataChange
+from .trends import TREND_CODES, collapse_alerts, score_alerts
 
 if TYPE_CHECKING:
+    from ..trainer.config import TrainerConfig
     from .config import AlertsConfig
 
-COLLAPSE_MATTERS_ABOVE = 0.10
 FILES_NAMED = 5
-HIDES_TRENDS = frozenset({"worker-crashed", "worker-hung", "nan-loss", "nan-weights", "amp-unstable", "out-of-memory"})
+RISKY_MOMENTUM = 0.99
+HIDES_TRENDS = frozenset(cause.value for cause in Cause if cause is not Cause.INF_GRADIENTS)
 """While one of these holds, training is not running: what the scores do is its consequence, not news."""
-TREND_CODES = frozenset({"miou-stall", "slow-start", "needs-debugging"})
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Something that holds now. The fingerprint tells whether it is the one that held before."""
-
-    fingerprint: str
-    code: str
-    severity: Severity
-    cause: str
-    evidence: Evidence
-    action: str
-    advice: str
-    drill: str | None = None
-    pending: bool = False
-    """Seen, but not yet for long enough to wake somebody."""
-    inhibited: bool = False
-    """Explained by a graver one: not told now, and not over either."""
 
 
 class Rules:
     """The rules over one history, asked after every fact: what the scores say is folded on, not counted again."""
 
-    def __init__(self, config: AlertsConfig) -> None:
+    def __init__(self, config: AlertsConfig, *, trainer: TrainerConfig | None = None, rolls_back: bool = False) -> None:
+        """`rolls_back` says that a collapse is answered (`recovery.on_collapse`), not only told."""
         self._config = config
+        self._trainer = trainer
+        self._rolls_back = rolls_back
         self._trend = KeptUp(
-            lambda: Trend(patience=config.patience, min_delta=config.min_delta, collapse_drop=config.collapse_drop)
+            lambda: Trend(
+                patience=config.patience,
+                min_delta=config.min_delta,
+                collapse_drop=config.collapse_drop,
+                split_gap=config.best_gap,
+            )
         )
 
     def current_alerts(self, history: History) -> list[Alert]:
         """Every alert that holds; those that a graver one explains are marked."""
+        trend, schedule = self._trend.with_(history), "constant" if self._trainer is None else self._trainer.schedule
         alerts = [
+            *_risky_settings(history, self._trainer),
             *_incidents(history),
             *_not_finite(history),
             *_broken_checkpoints(history),
@@ -66,16 +61,51 @@ class Rules:
             *_gave_up(history),
             *_disk(history),
             *_data_changes(history),
-            *_trends(history, self._trend.with_(history), self._config),
+            *score_alerts(history, trend, self._config, schedule),
+            *collapse_alerts(history, trend, self.collapse(history)),
         ]
         if any(alert.code in HIDES_TRENDS for alert in alerts):
             alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
         return alerts
 
+    def collapse(self, history: History) -> Collapse | None:
+        """The collapse for which the worker has to go, if there is one."""
+        return worth_a_roll_back(self._trend.with_(history), history) if self._rolls_back else None
 
-def current_alerts(history: History, config: AlertsConfig) -> list[Alert]:
+
+def current_alerts(history: History, config: AlertsConfig, *, trainer: TrainerConfig | None = None) -> list[Alert]:
     """The same for a history that is looked at once."""
-    return Rules(config).current_alerts(history)
+    return Rules(config, trainer=trainer).current_alerts(history)
+
+
+# --- before anything happens ---------------------------------------------------------------------------------------
+
+
+def _risky_settings(history: History, trainer: TrainerConfig | None) -> Iterator[Alert]:
+    """Told at the start, and over when a remedy or a person has changed it, or when the run came through."""
+    plan = None if history.current is None else history.current.plan
+    if trainer is None or plan is None or history.finished:
+        return
+    risks: dict[str, str] = {}
+    momentum = trainer.optimizer is Optimizer.RMSPROP and trainer.momentum >= RISKY_MOMENTUM
+    if momentum:
+        steps = 1 / (1 - trainer.momentum)
+        why = f"RMSprop with momentum {trainer.momentum:g} adds up the last {steps:.0f} steps, a known road to NaN"
+        risks[why] = 'trainer.momentum = 0.9 or trainer.optimizer = "adamw"'
+    if plan.amp is Amp.FP16:
+        why = "fp16 overflows at 65504, which logits and gradients may reach"
+        risks[why] = 'trainer.amp = "bf16" where the GPU has it, else "off"'
+    if risks:
+        yield Alert(
+            "risky-settings",
+            "risky-settings",
+            Severity.WARNING if momentum else Severity.INFO,
+            "; ".join(risks),
+            {"optimizer": trainer.optimizer.value, "momentum": trainer.momentum, "amp": plan.amp.value},
+            f"Trains as configured. Safer: {'; '.join(risks.values())}.",
+            "Nothing has to be done: what goes wrong is found and answered, which costs time that safer settings save. "
+            "They belong to another run (--name), since they are part of what this one is.",
+        )
 
 
 # --- what happened -------------------------------------------------------------------------------------------------
@@ -319,186 +349,3 @@ def _disk(history: History) -> Iterator[Alert]:
             "Nothing was built on it: the daemon started again from what lies on the disk. The worker was not touched.",
             "Full: make room. Read-only or I/O errors: see dmesg and SMART, and move the run to another disk.",
         )
-
-
-# --- what the scores say -------------------------------------------------------------------------------------------
-
-
-def _trends(history: History, trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
-    if not trend.count:
-        return
-    yield from _level(trend, config)
-    yield from _stall(trend, config)
-    yield from _collapse(trend)
-    yield from _single_class(trend)
-    yield from _disagreement(history, trend, config)
-
-
-def _level(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
-    assert trend.best is not None
-    latest, best = trend.latest, trend.best[1]
-    evidence: Evidence = {"epoch": latest.epoch, "best_test_miou": round(best, 4)}
-    if latest.epoch >= 50 and best < config.needs_debugging_miou:
-        yield Alert(
-            "needs-debugging",
-            "needs-debugging",
-            Severity.WARNING,
-            f"best test mIoU {best:.1%} at epoch {latest.epoch}; a healthy run is above "
-            f"{config.needs_debugging_miou:.0%} by 50",
-            evidence,
-            "None: training goes on.",
-            "Look at overlays and per-class IoU; check masks against images, scale, and whether train and test are "
-            "alike.",
-        )
-    elif latest.epoch >= 10 and best < config.slow_start_miou:
-        yield Alert(
-            "slow-start",
-            "slow-start",
-            Severity.WARNING,
-            f"best test mIoU {best:.1%} at epoch {latest.epoch}; a healthy run is above "
-            f"{config.slow_start_miou:.0%} by 10",
-            evidence,
-            "None: training goes on.",
-            "Look at the training loss: flat means lr is too low or the masks are wrong; falling means give it time.",
-        )
-    if latest.epoch >= 3 and best < config.class_definition_miou:
-        yield Alert(
-            "class-definition",
-            "class-definition",
-            Severity.CRITICAL,
-            f"test mIoU is still {best:.1%} after {latest.epoch} epochs: under {config.class_definition_miou:.0%} the "
-            "class table is the first suspect",
-            evidence,
-            "None: training goes on.",
-            "Run `segwatch audit run.toml`: ids that are not what their names say, masks read in a wrong format, "
-            "or classes that test has and train has not.",
-        )
-
-
-def _stall(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
-    fires = trend.stalled
-    if 2 * trend.waited < config.patience or (not fires and trend.rises):
-        return
-    yield Alert(
-        "miou-stall",
-        "miou-stall",
-        Severity.WARNING,
-        *_not_gained(trend, config),
-        "None: training goes on.",
-        "A plateau is a fair place to lower lr or to stop; `segwatch best` names the epoch to use.",
-        pending=not fires,
-    )
-
-
-def _not_gained(trend: Trend, config: AlertsConfig) -> tuple[str, Evidence]:
-    """The words and figures of a stall: the best epoch since the reference, which speaks most against it."""
-    assert trend.reference is not None
-    assert trend.best_since is not None, "a wait has epochs"
-    (than, level), latest, (best, miou) = trend.reference, trend.latest.epoch, trend.best_since
-    gain, images = gain_over(best, than), best.scores["test"].images
-    words = f"test mIoU has not really gained since epoch {than.epoch}, {latest - than.epoch} epochs ago: at best "
-    words += f"{100 * (miou - level):+.2f} points (epoch {best.epoch})"
-    if gain is not None:
-        words += f", 95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f} over {images} images"
-    if gain is None or gain.low > 0:
-        words += f"; {100 * config.min_delta:g} points would count (alerts.min_delta)"
-    return words, {
-        "epoch": latest,
-        "reference_epoch": than.epoch,
-        "reference_test_miou": round(level, 4),
-        "best_epoch_since": best.epoch,
-        "difference": round(miou - level, 4),
-        "low": None if gain is None else round(gain.low, 4),
-        "high": None if gain is None else round(gain.high, 4),
-        "images": images,
-        "min_delta": config.min_delta,
-        "patience": config.patience,
-    }
-
-
-def _collapse(trend: Trend) -> Iterator[Alert]:
-    assert trend.best is not None
-    (best_epoch, best), epoch, low = trend.best, trend.latest, trend.low
-    if best >= COLLAPSE_MATTERS_ABOVE and low:
-        miou = epoch.miou("test")
-        assert miou is not None, "the line holds what has a score"
-        yield Alert(
-            "miou-collapse",
-            "miou-collapse",
-            Severity.CRITICAL,
-            f"test mIoU fell from {best:.1%} (epoch {best_epoch.epoch}) to {miou:.1%}",
-            {
-                "epoch": epoch.epoch,
-                "test_miou": round(miou, 4),
-                "best_test_miou": round(best, 4),
-                "epochs_low": low,
-                **_interval(epoch),
-            },
-            "None: training goes on. The best checkpoint is kept, and no roll-back chooses a collapsed epoch.",
-            "One low epoch may be noise; if it stays, the learning rate is too high for this phase.",
-            pending=low < 2,
-        )
-
-
-def _interval(epoch: Epoch) -> Evidence:
-    """How sure the fall is, where the images were counted. No condition: to miss a collapse costs more than a look."""
-    gain = epoch.scores["test"].gain
-    if gain is None:
-        return {}
-    return {
-        "reference_epoch": gain.against_epoch,
-        "difference": round(gain.difference, 4),
-        "low": round(gain.low, 4),
-        "high": round(gain.high, 4),
-    }
-
-
-def _single_class(trend: Trend) -> Iterator[Alert]:
-    flagged, latest = trend.single_class, trend.latest
-    if flagged:
-        yield Alert(
-            "single-class",
-            "single-class",
-            Severity.WARNING,
-            f"the network predicts one class for every test pixel ({latest.scores['test'].message})",
-            {"epoch": latest.epoch, "epochs_in_a_row": flagged},
-            "None: training goes on.",
-            "Normal in the first epoch of an unbalanced set. If it stays: lr too low or too high, or loss.dice is 0.",
-            pending=flagged < 2,
-        )
-
-
-def _disagreement(history: History, trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
-    gap = best_gap(history)
-    if gap is None or gap <= config.best_gap or trend.count < 3:
-        return
-    by_test, by_val, measured = history.best["test"], history.best["val"], history.measured_gap
-    low, high = (None, None) if measured is None else (measured.low, measured.high)
-    if low is not None and low <= 0:
-        return  # over these test images the two winners are the same
-    yield Alert(
-        "best-disagrees",
-        "best-disagrees",
-        Severity.INFO,
-        f"the best epoch by val ({by_val.epoch.epoch}) is {gap:.4f} mIoU worse on test than the best by test "
-        f"({by_test.epoch.epoch})",
-        {
-            "by_test_epoch": by_test.epoch.epoch,
-            "by_val_epoch": by_val.epoch.epoch,
-            "gap": round(gap, 4),
-            "low": low and round(low, 4),
-            "high": high and round(high, 4),
-            "images": by_test.epoch.scores["test"].images,
-        },
-        "Both are kept: best_test.pth and best_val.pth.",
-        "Choosing on the test set is optimistic; a gap this wide says that val is small or unlike test.",
-    )
-
-
-def best_gap(history: History) -> float | None:
-    """Test mIoU that choosing the epoch by val gives away: best by test minus the test mIoU of the best by val."""
-    by_test, by_val = history.best.get("test"), history.best.get("val")
-    if by_test is None or by_val is None:
-        return None
-    chosen = by_val.epoch.miou("test")
-    return None if chosen is None else by_test.miou - chosen

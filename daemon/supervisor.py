@@ -82,7 +82,9 @@ class Supervisor:
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
         self._observer = Observer(run, recorder, screen)
-        self._rules = rules.Rules(config.alerts)
+        self._rules = rules.Rules(
+            config.alerts, trainer=config.trainer, rolls_back=config.recovery.on_collapse == "restart"
+        )
         self._answers = Answers(run, config, recorder, scoring, clock)
         self._interrupt: int | None = None
         self._verdict: GaveUp | None = None
@@ -266,7 +268,7 @@ class Supervisor:
             self._worker.ask_to_stop()
 
     def _check_scores(self) -> None:
-        """A checkpoint that gives NaN in evaluation, whatever it says of itself, ends the attempt that made it."""
+        """A checkpoint that gives NaN in evaluation ends the attempt that made it; so do scores that have collapsed."""
         worker = self._worker
         if worker is None or worker.condemned is not None:
             return
@@ -275,6 +277,10 @@ class Supervisor:
             message = f"epoch {epoch.epoch} gives logits that are not finite: {told}"
             worker.condemn(Condemned(Outcome.UNSTABLE, Cause.NAN_WEIGHTS, message, {"scored_epoch": epoch.epoch}))
             return
+        collapse = self._rules.collapse(self.history)
+        if collapse is not None:
+            evidence = {**collapse.evidence, "onset_step": collapse.since.step}
+            worker.condemn(Condemned(Outcome.UNSTABLE, Cause.MIOU_COLLAPSE, collapse.message, evidence))
 
     # --- the end of an attempt, and its answer -----------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from .alerts import alert_lines, duration, stamp
 from .events import AlertChanged, AlertState, Outcome, Severity
 from .history import History
 from .journal import tail
-from .rules import best_gap, change_words
+from .rules import change_words
 from .rundir import Holder, RunDir
 from .store import read_events
+from .trends import best_gap
 from .words import figure, gain_words, interval, percent, points
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon.config import RunConfig, parse_config
+from segwatch.daemon.holding import Alert
 from segwatch.daemon.reference import reference
-from segwatch.daemon.rules import Alert
 from segwatch.trainer.contract import Cause
 
 from .conftest import REPOSITORY
@@ -72,11 +72,11 @@ def test_every_make_verb_of_the_readme_exists():
 
 
 def test_every_alert_code_has_its_row():
-    rules = (REPOSITORY / "daemon" / "rules.py").read_text()
+    rules = "".join((REPOSITORY / "daemon" / f"{module}.py").read_text() for module in ("rules", "trends"))
     codes = {cause.value for cause in Cause} | set(re.findall(r'code="([a-z-]+)"', rules))
-    codes |= set(re.findall(r'yield Alert\(\s*"[a-z-]+",\s*"([a-z-]+)"', rules))
+    codes |= set(re.findall(r'yield Alert\(\s*f?"[^"]+",\s*"([a-z-]+)"', rules))
     assert Alert.__dataclass_fields__.keys() >= {"code", "cause", "evidence", "action", "advice", "drill"}
-    assert len(codes) >= 17
+    assert len(codes) >= 24
     page = (REPOSITORY / "docs" / "alerts.md").read_text()
     assert [code for code in sorted(codes) if f"| `{code}` |" not in page] == []
 

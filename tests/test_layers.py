@@ -18,6 +18,7 @@ WRITES_A_TAG = {"scalar_pb", "text_pb", "image_pb", "add_scalar", "add_text", "_
 TORCH_FREE = (
     "trainer.config",
     "trainer.contract",
+    "trainer.schedules",
     "evaluator.config",
     "evaluator.report",
     "evaluator.metrics",

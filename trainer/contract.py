@@ -191,6 +191,12 @@ class Progress(_Line):
     amp_scale: float | None = None
     skipped_steps: int = 0
     """Optimizer steps skipped so far in this attempt; under fp16 a few are normal."""
+    loss_spikes: int = 0
+    """Single losses far above the usual so far in this attempt: legal, with rare classes and small batches."""
+    loss_high_since: int | None = None
+    """The step from which on losses are high, while they are; what stays so becomes trouble."""
+    grad_norm_high_since: int | None = None
+    """The same for gradient norms: by itself never trouble."""
     memory_mb: float | None = None
     """Peak device memory, or resident memory on the CPU."""
     nonfinite: tuple[str, ...] = ()

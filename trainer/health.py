@@ -18,6 +18,7 @@ from torch import Tensor
 from ..checkpoints.manifest import NEGATIVE
 from .config import Amp
 from .contract import Cause
+from .spikes import RECENT, STAYS, Watch
 
 Evidence = dict[str, float | int | str | None]
 Context = TypeVar("Context")
@@ -31,6 +32,12 @@ SCALER_LONG_RUN_STEPS = 200
 SCALER_REMEMBERED_STEPS = 2000
 INF_GRADIENTS_FATAL = 3
 INF_GRADIENTS_WINDOW_STEPS = 50
+LOSS_RISE = 2.0
+"""Times its usual median, and LOSS_RISE_FLOOR above it, are the least that a high loss is."""
+LOSS_RISE_FLOOR = 0.05
+"""A network that has learnt its images by heart is at a loss of 0.01, and at 0.03 a step later: nothing is lost."""
+NORM_RISE = 4.0
+"""The same for a gradient norm, which moves more by nature."""
 STATE_CHECK_STEPS = 20
 """How often parameters and BatchNorm buffers are looked at between commits."""
 
@@ -58,15 +65,32 @@ class Verdict:
     evidence: Evidence = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Signs:
+    """What is counted and shown, and by itself no trouble."""
+
+    skipped_steps: int = 0
+    loss_spikes: int = 0
+    """Single losses far above the usual, whether anything came of them or not."""
+    loss_high_since: int | None = None
+    """The step from which on losses are high, while they are."""
+    grad_norm_high_since: int | None = None
+
+
 def spoken(value: float | None) -> float | str | None:
     """A number for JSON, which has no NaN: what is not finite becomes its name."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
 class Health:
-    """Reads one step after the other and says what is trouble: the loss always, then gradients or the fp16 scaler."""
+    """Reads one step after the other and says what is trouble: the loss always, then gradients or the fp16 scaler.
 
-    def __init__(self, amp: Amp, *, scaler_steps: int = 0) -> None:
+    A loss that is finite and high is trouble only when it stays so. Norms that grow are none by themselves: they come
+    with every healthy change of phase too. They are shown, and stand as evidence beside what does go wrong.
+    """
+
+    def __init__(self, amp: Amp, *, scaler_steps: int = 0, usual_losses: Sequence[float] = ()) -> None:
+        """`usual_losses` are those of the attempt before, as `losses.known()` gave them."""
         self._amp = amp
         self.scaler_steps = scaler_steps
         """Steps since the fp16 scaler started; saved, so that a resumed scaler gets no second warm-up."""
@@ -74,9 +98,27 @@ class Health:
         self._skips_in_a_row = 0
         self._inf_gradients: deque[int] = deque(maxlen=INF_GRADIENTS_FATAL)
         self._scales: deque[float] = deque(maxlen=SCALER_REMEMBERED_STEPS)
+        self.losses = Watch(times=LOSS_RISE, floor=LOSS_RISE_FLOOR, known=usual_losses)
+        self.norms = Watch(times=NORM_RISE)
 
     def observe(self, reading: Reading) -> Verdict | None:
         self.skipped_steps += reading.skipped
+        self.losses.observe(reading.step, reading.loss)
+        self.norms.observe(reading.step, reading.grad_norm)
+        return self._plain_sign(reading) or self._spike(reading)
+
+    @property
+    def signs(self) -> Signs:
+        loss, norm = self.losses.risen, self.norms.risen
+        return Signs(
+            self.skipped_steps,
+            self.losses.wild,
+            loss_high_since=None if loss is None else loss.since,
+            grad_norm_high_since=None if norm is None else norm.since,
+        )
+
+    def _plain_sign(self, reading: Reading) -> Verdict | None:
+        """What one reading says, or a row of skipped steps."""
         if not math.isfinite(reading.loss):
             return self._nan_loss(reading)
         if self._amp is Amp.FP16:
@@ -104,6 +146,27 @@ class Health:
         if fatal:
             message += f", the third within {INF_GRADIENTS_WINDOW_STEPS} steps"
         return Verdict(Cause.INF_GRADIENTS, message, fatal=fatal, evidence=self._evidence(reading))
+
+    def _spike(self, reading: Reading) -> Verdict | None:
+        rise = self.losses.stays
+        if rise is None:
+            return None
+        usual = rise.usual
+        message = (
+            f"the loss stays high: {rise.level:.4g} is the median of the last {RECENT // 4} steps, usual are "
+            f"{usual.median:.4g} (MAD {usual.mad:.2g}), {rise.z:.1f} robust deviations less; since step {rise.since}, "
+            f"and not on its way down"
+        )
+        evidence: Evidence = {
+            "onset_step": rise.since,
+            "loss_level": rise.level,
+            "usual_loss": usual.median,
+            "usual_mad": usual.mad,
+            "z": round(rise.z, 2),
+            "high_from": usual.high,
+            "judged": f"{STAYS} of {RECENT} steps",
+        }
+        return Verdict(Cause.LOSS_SPIKE, message, fatal=True, evidence={**self._evidence(reading), **evidence})
 
     def _scaler(self, reading: Reading) -> Verdict | None:
         """Skips and backing off are how a scaler works; only the three signs below say that it has lost."""
@@ -133,12 +196,15 @@ class Health:
         return median if scale * SCALER_FALL <= median else None
 
     def _evidence(self, reading: Reading) -> Evidence:
+        signs = self.signs
+        high = {"loss_high_since": signs.loss_high_since, "grad_norm_high_since": signs.grad_norm_high_since}
         return {
             "loss": spoken(reading.loss),
             "grad_norm": spoken(reading.grad_norm),
             "amp": str(self._amp),
             "amp_scale": spoken(reading.scale),
             "skipped_steps": self.skipped_steps,
+            **{name: step for name, step in high.items() if step is not None},
         }
 
 

@@ -31,7 +31,7 @@ from .drills import Drills
 from .health import STATE_CHECK_STEPS, Health, Readback, Reading, Verdict, nan_weights
 from .incident import StepFacts
 from .journal import Journal
-from .optim import Precision, build_optimizer, match_layouts, override, set_lr
+from .optim import Precision, build_optimizer, lr_at, match_layouts, override, set_lr
 from .progress import PROGRESS_SECONDS, Teller
 from .saving import Saver
 from .step import Stepper
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 TENSORBOARD = Path("tensorboard", "train")
 RECENT_STEPS = 200
+LR_ALIKE = 2.5
+"""Losses of before say what is usual unless the rate is more times as high now than an undone remedy makes it: a
+schedule that was extended starts again from above."""
 
 
 class StopAskedError(Exception):
@@ -167,12 +170,17 @@ class Session:
             torch.backends.cudnn.benchmark = len(training_sizes(cache, self._augmentation)) == 1
 
     def _watch_health(self) -> None:
-        self._health = Health(self.spec.amp, scaler_steps=self.position.scaler_steps)
+        usual = self.position.losses if self._lr() <= LR_ALIKE * self.position.losses_lr else []
+        self._health = Health(self.spec.amp, scaler_steps=self.position.scaler_steps, usual_losses=usual)
         self._readback: Readback[StepFacts] = Readback(self.device)
         self._state_tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         self._unchecked = torch.ones(1, device=self.device)
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT_STEPS)
         self._last: tuple[StepFacts, Reading] | None = None
+
+    def _lr(self) -> float:
+        """That of the next step by the schedule."""
+        return lr_at(self.spec.lr, self.position.step + 1, self.steps_per_epoch * self.spec.epochs, self.spec.schedule)
 
     def run(self) -> None:
         """Train what is left of the run. Raises StopAskedError with everything saved, UnstableError."""
@@ -336,6 +344,7 @@ class Session:
     def _save(self, role: Role, *, train_loss: float | None = None) -> Manifest:
         """Commit what there is; where something in it is not finite, raise UnstableError and write nothing."""
         self.position.scaler_steps = self._health.scaler_steps
+        self.position.losses, self.position.losses_lr = self._health.losses.known(), self._lr()
         verdict = self._check_state(f"before the {role} checkpoint was written")
         if verdict is not None:
             self._report(verdict)
@@ -346,7 +355,7 @@ class Session:
 
     def _tell(self) -> None:
         if self._last is not None:
-            self._teller.tell(*self._last, skipped_steps=self._health.skipped_steps)
+            self._teller.tell(*self._last, self._health.signs)
 
     def _started(self) -> Started:
         return Started(

@@ -5,17 +5,14 @@ Knows nothing about losses, data or what is done about a skipped step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .config import Amp, Optimizer
 from .contract import AttemptSpec
-
-Schedule = Literal["constant", "poly", "cosine"]
+from .schedules import Schedule, rate_share
 
 AUTOCAST_DTYPE = {Amp.BF16: torch.bfloat16, Amp.FP16: torch.float16}
 
@@ -65,16 +62,8 @@ def lr_at(base: float, step: int, total_steps: int, schedule: Schedule) -> float
     """The learning rate of optimizer step `step` (from 1) of `total_steps`.
 
     A pure function of the step: a scheduler object would carry the old rate through its own state into a resumed run.
-    poly is that of DeepLab (Chen et al., 2017, arXiv:1606.00915), cosine that of SGDR (arXiv:1608.03983).
     """
-    done = min(1.0, (step - 1) / total_steps)
-    match schedule:
-        case "constant":
-            return base
-        case "poly":
-            return float(base * (1.0 - done) ** 0.9)
-        case "cosine":
-            return base * 0.5 * (1.0 + math.cos(math.pi * done))
+    return base * rate_share(min(1.0, (step - 1) / total_steps), schedule)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, schedule: Schedule) -> float:

@@ -11,7 +11,7 @@ import torch
 from .. import tags
 from .contract import Progress
 from .curves import Curves
-from .health import Reading
+from .health import Reading, Signs
 from .incident import StepFacts
 from .journal import Journal
 from .pace import Pace
@@ -31,7 +31,7 @@ class Teller:
     def due(self) -> bool:
         return self.pace.since_told() >= PROGRESS_SECONDS
 
-    def tell(self, facts: StepFacts, reading: Reading, *, skipped_steps: int) -> None:
+    def tell(self, facts: StepFacts, reading: Reading, signs: Signs) -> None:
         """`facts` and `reading` are of the newest step whose figures have arrived: a hung GPU must not look alive."""
         told = self.pace.tell()
         finite = math.isfinite(reading.grad_norm)
@@ -46,7 +46,10 @@ class Teller:
             images_per_second=told.images_per_second,
             p99_step_seconds=told.p99_step_seconds,
             amp_scale=reading.scale,
-            skipped_steps=skipped_steps,
+            skipped_steps=signs.skipped_steps,
+            loss_spikes=signs.loss_spikes,
+            loss_high_since=signs.loss_high_since,
+            grad_norm_high_since=signs.grad_norm_high_since,
             memory_mb=memory_mb(self._device),
             nonfinite=() if finite else ("grad_norm",),
         )
@@ -62,6 +65,7 @@ class Teller:
                 tags.TRAIN_MEMORY_MB: line.memory_mb,
                 tags.AMP_SCALE: line.amp_scale,
                 tags.AMP_SKIPPED_STEPS: None if line.amp_scale is None else line.skipped_steps,
+                tags.TRAIN_LOSS_SPIKES: line.loss_spikes,
             },
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Position:
     images: int = 0
     scaler_steps: int = 0
     """Steps since the fp16 scaler started."""
+    losses: list[float] = field(default_factory=list)
+    """The last of them that were usual, by which the next attempt knows a spike."""
+    losses_lr: float = 0.0
+    """The learning rate then."""
 
     def next_epoch(self) -> None:
         self.epoch += 1

@@ -1,6 +1,7 @@
 """An evaluator without torch: keeps the real contract and gives the scores it is told.
 
-Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `verdicts`
+Started as `python fake_evaluator.py SCENARIO SPEC`. SCENARIO: `miou` (list by epoch, the last one repeats), `miou_of`
+("attempt:epoch" -> another one), `verdicts`
 ("attempt:epoch" -> verdict), `die` (list of "attempt:epoch" to die over, counted in a file), `hang` (the same, to stand
 still over when asked first), `hang_at_start` (in its first process), `never_ready`, `read_images` (as the real one),
 `out_of_memory` (list of "attempt:epoch", refused as such), `overwrite` ("attempt:epoch" -> a file that is given other
@@ -131,7 +132,7 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints
     step = 0 if request.foreign else committed_step(path)
     time.sleep(scenario.get("score_seconds", 0.0))
     figures = scenario.get("miou", [0.5])
-    miou = figures[min(request.epoch, len(figures)) - 1]
+    miou = scenario.get("miou_of", {}).get(key, figures[min(request.epoch, len(figures)) - 1])
     verdict = Verdict(scenario.get("verdicts", {}).get(key, "ok"))
     for split in request.splits:
         matrix = matrix_with(miou)

@@ -8,7 +8,9 @@ from itertools import pairwise
 import pytest
 from segwatch.daemon.config import AlertsConfig
 from segwatch.daemon.events import GapMeasured, GaveUp, Outcome, Severity
-from segwatch.daemon.rules import Alert, best_gap, current_alerts, resume_words
+from segwatch.daemon.holding import Alert
+from segwatch.daemon.rules import current_alerts, resume_words
+from segwatch.daemon.trends import best_gap
 from segwatch.trainer.contract import Cause, Drill, DrillKind
 
 CONFIG = AlertsConfig()

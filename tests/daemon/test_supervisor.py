@@ -85,6 +85,33 @@ def test_first_nan_without_amp_rolls_back_to_verified_good_and_halves_lr(daemon)
     assert "RESOLVED CRITICAL nan-loss" in log
 
 
+COLLAPSE = {"step_seconds": 0.08, "miou": [0.3, 0.4, 0.5], "miou_of": {"1:4": 0.1, "1:5": 0.12}}
+
+
+def test_scores_that_collapse_send_the_worker_back_to_before_the_onset_with_half_the_rate(daemon):
+    daemon.configure(epochs=9)
+    daemon.scenario(**COLLAPSE)
+    code, output = daemon.run()
+    assert code == 0, output
+    first, second = specs(daemon)
+    assert (first["lr"], second["lr"], second["resume_from"]) == (1e-3, 5e-4, "checkpoints/checkpoint_epoch3.json")
+    (incident,) = daemon.history.incidents
+    assert incident.opened.evidence["onset_step"] == daemon.history.epochs[1, 4].step
+    assert alerts_log(daemon).count("FIRING") == 1
+    assert "FIRING   CRITICAL miou-collapse" in alerts_log(daemon)
+    assert [key for key in daemon.scored_epochs() if key[0] == 2] == [(2, epoch) for epoch in range(4, 10)]
+
+
+def test_a_collapse_is_only_told_where_that_is_wanted(daemon):
+    daemon.configure(epochs=9, extra='on_collapse = "alert"')
+    daemon.scenario(**COLLAPSE)
+    code, output = daemon.run()
+    assert code == 0, output
+    assert len(specs(daemon)) == 1
+    assert "FIRING   CRITICAL miou-collapse" in alerts_log(daemon)
+    assert "RESOLVED CRITICAL miou-collapse" in alerts_log(daemon)
+
+
 def test_first_nan_under_amp_turns_amp_off_and_keeps_lr(daemon):
     daemon.configure(amp="fp16")
     daemon.scenario(faults={"1:6": "nan"})

@@ -115,3 +115,52 @@ def test_figures_on_the_cpu_are_read_back_at_once_and_in_order():
     assert math.isnan(three)
     assert four == 4.0
     assert list(readback.take(wait=True)) == []
+
+
+# --- a loss that rises and stays -----------------------------------------------------------------------------------
+
+
+def risen(level: float, *, usual: int = 300, high: int = 100) -> list[Reading]:
+    """A loss around 1 for `usual` steps, then `level`."""
+    wave = [1 + 0.1 * math.sin(step) for step in range(usual + high)]
+    return [reading(at, loss=one * (level if at > usual else 1)) for at, one in enumerate(wave, start=1)]
+
+
+@pytest.mark.parametrize("amp", [Amp.OFF, Amp.BF16])
+def test_a_loss_that_stays_high_is_fatal_with_its_numbers_and_since_when(amp):
+    verdict = verdicts(Health(amp), risen(5.0))[0]
+    assert (verdict.cause, verdict.fatal) == (Cause.LOSS_SPIKE, True)
+    assert verdict.evidence["onset_step"] == 301
+    assert verdict.evidence["usual_loss"] == pytest.approx(1.0, abs=0.05)
+    assert verdict.evidence["z"] > 8
+    assert {"usual_mad", "loss_level", "high_from"} <= verdict.evidence.keys()
+    assert "since step 301" in verdict.message
+
+
+def test_a_loss_that_is_high_for_a_while_is_counted_and_shown_and_no_trouble():
+    health = Health(Amp.OFF)
+    assert verdicts(health, risen(5.0, high=40)) == []
+    assert (health.signs.loss_spikes, health.signs.loss_high_since) == (40, 301)
+    assert verdicts(health, [reading(step) for step in range(341, 400)]) == []
+    assert (health.signs.loss_spikes, health.signs.loss_high_since) == (40, None)
+
+
+def test_norms_that_grow_are_shown_with_their_onset_and_are_evidence_but_no_trouble():
+    health = Health(Amp.OFF)
+    calm = [reading(step, grad_norm=0.5 + 0.01 * (step % 7)) for step in range(1, 301)]
+    grown = [reading(step, grad_norm=5.0) for step in range(301, 500)]
+    assert verdicts(health, calm + grown[:60]) == []
+    assert health.signs.grad_norm_high_since == 301
+    (verdict,) = verdicts(health, [reading(361, loss=NAN)])
+    assert verdict.evidence["grad_norm_high_since"] == 301
+    assert "loss_high_since" not in verdict.evidence
+    assert verdicts(health, grown[61:]) == []
+
+
+def test_losses_of_the_attempt_before_let_a_spike_that_comes_back_be_found_at_once():
+    first = Health(Amp.OFF)
+    for one in risen(1.0, high=0):
+        first.observe(one)
+    again = Health(Amp.OFF, usual_losses=first.losses.known())
+    verdict = verdicts(again, [reading(step, loss=5.0) for step in range(301, 350)])[0]
+    assert verdict.evidence["onset_step"] == 301
