@@ -5,7 +5,7 @@ Knows nothing about what it is used for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,10 @@ from typing import Any, Literal
 from ..errors import CorruptCheckpointError, UsageError
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Request
-from .history import SCORED_SPLITS, Epoch, History
+from .history import SCORED_SPLITS, AnyScore, Epoch, History
 from .rundir import RunDir
 from .store import read_events
 from .words import figure
-
-SPLITS = SCORED_SPLITS
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,13 @@ class Choice:
             "why": self.why,
             "attempt": self.epoch and self.epoch.attempt,
             "epoch": self.epoch and self.epoch.epoch,
-            **{f"{split}_miou": scores[split].miou if split in scores else None for split in SPLITS},
+            **{f"{split}_miou": scores[split].miou if split in scores else None for split in SCORED_SPLITS},
         }
 
-    def _scores(self) -> Iterable[tuple[str, Any]]:
-        return () if self.epoch is None else self.epoch.scores.items()
+    def _scores(self) -> Sequence[tuple[str, AnyScore]]:
+        """The one that it was chosen by comes first."""
+        known = {} if self.epoch is None else self.epoch.scores
+        return sorted(known.items(), key=lambda score: (score[0] not in self.why, score[0] != "test"))
 
 
 def choose(run: RunDir, wish: Wish) -> Choice:
@@ -114,7 +114,8 @@ def _there(history: History) -> str:
     numbers = sorted({epoch.epoch for epoch in history.epochs.values() if epoch.moved != "quarantined"})
     if not numbers:
         return "no epoch was committed yet"
-    return f"committed are the epochs {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "committed is epoch 1"
+    last = f" to {numbers[-1]}" if len(numbers) > 1 else ""
+    return f"committed so far: epoch {numbers[0]}{last}"
 
 
 def _file(run: RunDir, history: History, path: Path) -> Choice:

@@ -202,6 +202,8 @@ def shares(predicted: Iterable[Predicted], data: ResolvedData) -> list[tuple[int
 def say(prediction: Prediction, console: Console) -> None:
     """Where the results are, what they hold, and which images are not among them."""
     done, spoiled = len(prediction.predicted), len(prediction.spoiled)
+    if done:
+        _say(console, "share of all predicted pixels")
     for id_, name, share in shares(prediction.predicted, prediction.data):
         _say(console, f"{id_:5} {name:24} {percent(share):>9}")
     windows = Counter(image.window for image in prediction.predicted if image.window)

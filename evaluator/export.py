@@ -137,7 +137,8 @@ class _Onnx:
         images, real = samples(self._data, small=name == "onnx.reference")
         largest, logit, share = difference(self._network, other, images)
         shown = f"{real} test images" if real else "noise, for no test image could be read"
-        self.words = f"run by {name} over {shown}: logits differ by {largest:.1e} at most, {share:.4%} of the classes"
+        classes = f"{share:.4%} of the pixels get another class" if share else "every pixel gets the same class"
+        self.words = f"run by {name} over {shown}: {classes}, logits differ by {largest:.1e} at most"
         self.largest_difference = largest
         if not largest <= TOLERANCE * max(1.0, logit) or share > ANOTHER_CLASS:
             raise ParityError(f"{self.words}; nothing was kept")
