@@ -104,8 +104,9 @@ def test_the_ways_up_that_fit_a_graph_compute_the_same_at_any_size(size: tuple[i
 
 @ONNX
 def test_an_onnx_graph_gives_the_logits_of_torch_for_any_number_and_size_of_images(
-    tiny_run: Any, make_network: MakeNetwork, tmp_path: Path
+    tiny_run: Any, make_network: MakeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One export, which takes seconds, and all that is asked of it; without onnxruntime, onnx.reference runs it."""
     import onnx
 
     net = make_network()
@@ -113,11 +114,15 @@ def test_an_onnx_graph_gives_the_logits_of_torch_for_any_number_and_size_of_imag
     assert "over 3 test images: every pixel gets the same class" in answer.parity
     assert answer.largest_difference < 1e-5
     content = (tmp_path / "net.onnx").read_bytes()
-    _, run = exporting.runner(content)
+    find = importlib.util.find_spec
     batches = [np.random.default_rng(1).random(shape, dtype=np.float32) for shape in ((1, 3, 16, 16), (3, 3, 41, 64))]
-    largest, _, share = difference(net, run, batches)
-    assert largest < 1e-5
-    assert share == 0
+    for hidden in ("", "onnxruntime"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, h=hidden: None if name == h else find(name))
+        name, run = exporting.runner(content)
+        assert (name == "onnx.reference") == (hidden == "onnxruntime" or find("onnxruntime") is None)
+        largest, _, share = difference(net, run, batches)
+        assert largest < 1e-5
+        assert share == 0
     model = onnx.load_from_string(content)
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert [entry["name"] for entry in json.loads(about["classes"])] == ["field", "road", "roof"]
@@ -127,16 +132,6 @@ def test_an_onnx_graph_gives_the_logits_of_torch_for_any_number_and_size_of_imag
         "height",
         "width",
     ]
-
-
-@ONNX
-def test_without_onnxruntime_the_reference_of_onnx_is_asked(
-    tiny_run: Any, make_network: MakeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "onnxruntime" else find(name))
-    answer = exported(task_of(tiny_run, make_network(), "onnx", tmp_path / "net.onnx"))
-    assert answer.parity.startswith("run by onnx.reference over 3 test images")
 
 
 class Fake:
