@@ -26,6 +26,52 @@ File = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
+RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="RUN", help=RUN_HELP, show_default=False)]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, and directories of images.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Average over the image and its three mirror images: four times the work.")
+]
+WindowSide = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="PIXELS",
+        min=0,
+        help="Side of the sliding window, after scaling; 0 takes every image whole. Without it as in the run's "
+        "evaluation, and windows of 1024 for images that are larger than 2048 x 2048 after scaling.",
+        show_default=False,
+    ),
+]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap",
+        min=0,
+        max=0.9,
+        help="Share of a window that the next one covers as well; as in the run's evaluation without it.",
+        show_default=False,
+    ),
+]
+Scaled = Annotated[
+    bool, typer.Option("--scaled", help="Results at the size that the network sees, not at that of the image.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N; as the run's evaluator without it.", show_default=False),
+]
+FormatName = Annotated[
+    Literal["safetensors", "onnx"] | None,
+    typer.Option(
+        "--format", help="safetensors or onnx; what --output ends in, or safetensors, without it.", show_default=False
+    ),
+]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="RUN_epochN.FORMAT without it.", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,57 +81,18 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, and directories of images.")],
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            metavar="RUN",
-            help="A run's directory, or its name below --runs-dir; without it, the newest run.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")] = Path(
-        "predictions"
-    ),
+    images: Images,
+    run: RunOption = None,
+    output: Output = Path("predictions"),
     *,
     by: By = None,
     epoch: EpochNumber = None,
     checkpoint: File = None,
-    flips: Annotated[
-        bool, typer.Option("--flips", help="Average over the image and its three mirror images: four times the work.")
-    ] = False,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            "--window",
-            metavar="PIXELS",
-            min=0,
-            help="Side of the sliding window, after scaling; 0 takes every image whole. Without it as in the run's "
-            "evaluation, and windows of 1024 for images that are larger than 2048 x 2048 after scaling.",
-            show_default=False,
-        ),
-    ] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            "--overlap",
-            min=0,
-            max=0.9,
-            help="Share of a window that the next one covers as well; as in the run's evaluation without it.",
-            show_default=False,
-        ),
-    ] = None,
-    scaled: Annotated[
-        bool,
-        typer.Option("--scaled", help="Results at the size that the network sees, not at that of the image."),
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="auto, cpu, cuda or cuda:N; as the run's evaluator without it.", show_default=False
-        ),
-    ] = None,
+    flips: Flips = False,
+    window: WindowSide = None,
+    overlap: Overlap = None,
+    scaled: Scaled = False,
+    device: Device = None,
     overwrite: Overwrite = False,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
@@ -122,26 +129,9 @@ def predict(
 
 
 def export(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's directory, or its name below --runs-dir; without it, the newest run.",
-            show_default=False,
-        ),
-    ] = None,
-    form: Annotated[
-        Literal["safetensors", "onnx"] | None,
-        typer.Option(
-            "--format",
-            help="safetensors or onnx; what --output ends in, or safetensors, without it.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="RUN_epochN.FORMAT without it.", show_default=False),
-    ] = None,
+    run: RunArgument = None,
+    form: FormatName = None,
+    output: OutputFile = None,
     *,
     by: By = None,
     epoch: EpochNumber = None,

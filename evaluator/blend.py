@@ -20,7 +20,9 @@ SHORTEST = 480
 OPACITY = 0.5
 MARGIN = 12
 LINE = 28
-COLUMN = 220
+COLUMN = 270
+LEAST_PERCENT = 0.1
+"""What is less did occur all the same."""
 
 
 def blend(pixels: np.ndarray, prediction: np.ndarray, classes: Sequence[ResolvedClass]) -> Image.Image:
@@ -58,7 +60,8 @@ def _legend(pixels: np.ndarray, classes: Sequence[ResolvedClass], width: int) ->
     pen = ImageDraw.Draw(legend)
     for place, index in enumerate(present):
         left, top = MARGIN + place % columns * step, MARGIN + place // columns * LINE
-        share = f"{100 * pixels[index] / pixels.sum():.1f} %"
+        percent = 100 * pixels[index] / pixels.sum()
+        share = f"{percent:.1f} %" if percent >= LEAST_PERCENT else f"< {LEAST_PERCENT} %"
         name = shortened(f"{classes[index].id} {classes[index].name}", font(15), step - 100)
         pen.rectangle((left, top, left + 18, top + 18), classes[index].colour, INK)
         pen.text((left + 26, top), name, INK, font(15))
