@@ -26,7 +26,7 @@ from ..plain import one_line
 from .choosing import Choice, Wish, choose
 from .errands import PREDICT, send
 from .freezing import frozen_config, frozen_data
-from .job import signals_raise
+from .job import StoppedEarly, signals_raise
 from .rundir import RunDir
 from .screen import nobody_may_look
 from .words import percent
@@ -84,7 +84,13 @@ def predict(
         _say(console, choice.words)
         for note in _notes(run, manner):
             _say(console, f"note: {note}")
-        answers = list(_followed(send(command, task), len(targets), console))
+        answers: list[TaskAnswer] = []
+        try:
+            answers.extend(_followed(send(command, task), len(targets), console))
+        except StoppedEarly:
+            done = sum(isinstance(answer, Predicted) for answer in answers)
+            _say(console, f"stopped: the results of {done} of {len(targets)} images are in {output.absolute()}")
+            raise
     return Prediction(
         choice=choice,
         data=data,

@@ -12,6 +12,7 @@ from segwatch.daemon import cli, predicting
 from segwatch.daemon.choosing import Wish
 from segwatch.daemon.config import load_config
 from segwatch.daemon.freezing import create
+from segwatch.daemon.job import StoppedEarly
 from segwatch.daemon.predicting import Manner, Prediction, find_targets, predict
 from segwatch.daemon.rundir import RunDir
 from segwatch.daemon.store import Store
@@ -62,6 +63,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[PredictTask]:
         yield Ready(device="cpu", seconds=0.1)
         for target in task.targets:
             yield Working(what=str(target.image), done=1, total=2)
+            if target.image.stem == "stop":
+                raise StoppedEarly(2)
             if target.image.stem == "bad":
                 yield Spoiled(image=str(target.image), reason="cannot be decoded: cut short")
                 continue
@@ -196,6 +199,12 @@ def test_a_bad_image_is_named_and_the_exit_code_is_1(run, asked, tiles, tmp_path
     assert code == 1
     assert f"{tmp_path / 'tiles' / 'bad.png'}: cannot be decoded: cut short" in said
     assert "1 image could not be predicted" in said
+
+
+def test_ctrl_c_says_how_far_it_came_and_ends_with_130(run, asked, tiles, tmp_path):
+    code, said, _ = segwatch(run, tiles("a.png", "b.png", "stop.png", "z.png"), "--output", tmp_path / "out")
+    assert code == 130
+    assert f"stopped: the results of 2 of 4 images are in {tmp_path / 'out'}" in said
 
 
 def test_json_holds_the_shares_by_class_of_every_image_and_nothing_else_is_printed(run, asked, tiles, tmp_path):
