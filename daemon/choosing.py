@@ -102,12 +102,11 @@ def _own(run: RunDir, epoch: Epoch, why: str) -> Choice:
 
 
 def _epoch(history: History, number: int) -> Epoch:
-    """The one that stands; where a roll-back moved all of that number away, the latest."""
+    """The latest of that number: a roll-back moves the earlier one away before another takes its name."""
     found = [e for _, e in sorted(history.epochs.items()) if e.epoch == number and e.moved != "quarantined"]
-    standing = [epoch for epoch in found if epoch.moved is None]
     if not found:
         raise UsageError(f"this run has no epoch {number}", remedy=_there(history))
-    return (standing or found)[-1]
+    return found[-1]
 
 
 def _there(history: History) -> str:

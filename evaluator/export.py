@@ -246,13 +246,15 @@ def _as_input(pixels: np.ndarray, *, small: bool) -> np.ndarray:
 
 
 def difference(network: nn.Module, other: Run, batches: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Of the logits of both: the largest |difference|, the largest |logit|, and the share of other classes."""
+    """Of the logits of both: the largest |difference| (NaN where one is), the largest |logit|, and the share of other
+    classes.
+    """
     largest, logit, wrong, pixels = 0.0, 0.0, 0, 0
     for images in batches:
         with torch.inference_mode():
             ours: np.ndarray = network(torch.from_numpy(images)).numpy()
         theirs = other(images)
-        largest = max(largest, float(np.abs(theirs - ours).max()))
+        largest = float(np.maximum(largest, np.abs(theirs - ours).max()))  # which, unlike max(), keeps a NaN
         logit = max(logit, float(np.abs(ours).max()))
         wrong += int((theirs.argmax(axis=1) != ours.argmax(axis=1)).sum())
         pixels += ours[:, 0].size

@@ -18,7 +18,7 @@ from segwatch.evaluator.export import ParityError, any_size, difference, export,
 from segwatch.evaluator.task import Cannot, Exported, ExportTask, Source
 from segwatch.trainer.unet import UNet
 
-from .scored import MakeNetwork
+from .scored import Constant, MakeNetwork
 
 SAFETENSORS = pytest.mark.skipif(
     importlib.util.find_spec("safetensors") is None, reason="safetensors is not installed: segwatch[export]"
@@ -164,6 +164,18 @@ def test_a_graph_is_kept_only_where_it_says_what_torch_says(
     *_, last = answers(export(task_of(tiny_run, net, "onnx", tmp_path / "net.onnx")))
     assert isinstance(last, Exported if kept else Cannot)
     assert [path.name for path in tmp_path.glob("*net*")] == (["net.onnx"] if kept else [])
+
+
+def test_a_nan_is_no_agreement_even_where_every_class_is_the_same() -> None:
+    """argmax of NaN is class 0, which a network that says class 0 everywhere says too."""
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        return np.full((len(images), 3, *images.shape[2:]), np.nan, dtype=np.float32)
+
+    images = np.zeros((1, 3, 16, 16), dtype=np.float32)
+    largest, _, share = difference(Constant(), broken, [images, images])
+    assert np.isnan(largest)
+    assert share == 0
 
 
 def test_where_the_data_is_gone_noise_is_compared_and_the_answer_says_so(
