@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SegwatchError
+from . import using
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -291,6 +292,9 @@ def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
     from .stopping import stop_run
 
     stop_run(_run(run, runs_dir), typer.echo)
+
+
+using.register(app)
 
 
 def main() -> None:

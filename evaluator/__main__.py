@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from typing import IO
 
 from ..errors import ConfigError, SegwatchError
-from .report import Answer, EvaluatorSpec, Ready, Request, Unable, Working
+from ..section import Record
+from .report import EvaluatorSpec, Ready, Request, Unable, Working
 
 BACKGROUND_NICENESS = 10
 """Training comes first."""
@@ -75,7 +76,7 @@ class Teller:
         self._clock = clock
         self._last_working: float | None = None
 
-    def __call__(self, answer: Answer) -> None:
+    def __call__(self, answer: Record) -> None:
         if isinstance(answer, Working):
             now = self._clock()
             if self._last_working is not None and now - self._last_working < WORKING_SECONDS:

@@ -116,11 +116,11 @@ def wrong_share(shown: Shown) -> float | None:
 def _head(title: str, scores: Scores) -> Image.Image:
     head = Image.new("RGB", (WIDTH, 92), PAPER)
     pen = ImageDraw.Draw(head)
-    pen.text((MARGIN, 16), title, INK, _font(26))
+    pen.text((MARGIN, 16), title, INK, font(26))
     figures = f"mIoU {_percent(scores.miou)}   pixel accuracy {_percent(scores.pixel_accuracy)}"
-    pen.text((WIDTH - MARGIN, 16), figures, INK, _font(26), anchor="ra")
+    pen.text((WIDTH - MARGIN, 16), figures, INK, font(26), anchor="ra")
     for column, heading in enumerate(HEADINGS):
-        pen.text((_left(column), 64), heading, FAINT, _font(18))
+        pen.text((_left(column), 64), heading, FAINT, font(18))
     return head
 
 
@@ -137,8 +137,8 @@ def _row(shown: Shown, palette: np.ndarray) -> Image.Image:
         picture = Image.fromarray(np.ascontiguousarray(pixels))
         row.paste(picture.resize((width, height), resampling), (_left(column), 0))
     pen = ImageDraw.Draw(row)
-    pen.text((MARGIN, height + 4), _shortened(PurePath(shown.name).name, _font(15), CELL_WIDTH), FAINT, _font(15))
-    pen.text((_left(3), height + 4), f"{_percent(wrong_share(shown))} of the pixels wrong", FAINT, _font(15))
+    pen.text((MARGIN, height + 4), shortened(PurePath(shown.name).name, font(15), CELL_WIDTH), FAINT, font(15))
+    pen.text((_left(3), height + 4), f"{_percent(wrong_share(shown))} of the pixels wrong", FAINT, font(15))
     return row
 
 
@@ -158,9 +158,9 @@ def _legend(classes: Sequence[ResolvedClass], scores: Scores) -> Image.Image:
         pen.rectangle((left, top, left + 20, top + 20), colour, INK)
         if colour is IGNORED[0]:
             pen.line((left + 3, top + 17, left + 17, top + 3), IGNORED[1], 6)
-        text = _shortened(name, _font(17), column_width - 130)
-        pen.text((left + 30, top), text, INK, _font(17))
-        pen.text((left + 38 + _font(17).getlength(text), top), iou, FAINT, _font(17))
+        text = shortened(name, font(17), column_width - 130)
+        pen.text((left + 30, top), text, INK, font(17))
+        pen.text((left + 38 + font(17).getlength(text), top), iou, FAINT, font(17))
     return legend
 
 
@@ -180,7 +180,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:
@@ -193,7 +193,7 @@ def _percent(fraction: float | None) -> str:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

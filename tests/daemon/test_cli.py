@@ -19,7 +19,7 @@ from segwatch.daemon.store import Store
 from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
-COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop")
+COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop", "predict", "export")
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
 [data]
@@ -104,6 +104,11 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
         ("alerts", ("--runs-dir", "--follow", "--json")),
         ("best", ("--runs-dir", "--json")),
         ("stop", ("--runs-dir",)),
+        (
+            "predict",
+            ("--run", "--output", "--by", "--epoch", "--checkpoint", "--flips", "--window", "--overwrite", "--json"),
+        ),
+        ("export", ("--format", "--output", "--by", "--epoch", "--checkpoint", "--overwrite", "--json")),
     ],
 )
 def test_the_options_are_those_that_are_promised(command, options):
