@@ -9,8 +9,10 @@ STAMP := $(VENV)/.installed
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
 
+# A file's tests stay in one process: many share what their module has trained.
+JOBS ?= 2
 test: setup  ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 setup: $(STAMP)  ## the installing alone
 
