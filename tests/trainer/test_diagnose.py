@@ -1,0 +1,117 @@
+"""Every verdict on a tiny UNet: a worker meets a fault, and a diagnosis in this process says what it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from segwatch.durable import read_lines
+from segwatch.trainer.__main__ import run as train
+from segwatch.trainer.contract import JOURNAL_LINE, AttemptSpec, Drill, ExitCode, JournalLine, Trouble
+from segwatch.trainer.diagnose import main, run
+from segwatch.trainer.diagnosis import Diagnosis, DiagnosisSpec, Finding
+
+STEPS_PER_EPOCH = 4
+
+
+def lines(spec: AttemptSpec) -> list[JournalLine]:
+    raw, _ = read_lines(spec.directory / "journal.jsonl")
+    return [JOURNAL_LINE.validate_json(line) for line in raw]
+
+
+def the_trouble(spec: AttemptSpec) -> Trouble:
+    (trouble,) = (line for line in lines(spec) if isinstance(line, Trouble) and line.fatal)
+    return trouble
+
+
+def good_before(spec: AttemptSpec) -> tuple[str, ...]:
+    """The two newest that stand, as the daemon would name them."""
+    manifests = [json.loads(path.read_text()) for path in (spec.run_dir / "checkpoints").glob("*.json")]
+    newest = sorted(manifests, key=lambda each: -each["step"])[:2]
+    return tuple(f"checkpoints/{each['weights']['name'].removesuffix('.pth')}.json" for each in newest)
+
+
+def asked(spec: AttemptSpec, **values: object) -> Path:
+    trouble = the_trouble(spec)
+    directory = trouble.incident
+    question = DiagnosisSpec.model_validate(
+        {
+            "run_dir": spec.run_dir,
+            "incident": int(Path(directory).name),
+            "attempt": spec.attempt,
+            "directory": directory,
+            "good": good_before(spec),
+            "seconds": 60,
+            **values,
+        }
+    )
+    path = spec.run_dir / directory / "diagnosis_spec.json"
+    path.write_text(question.model_dump_json())
+    return path
+
+
+@pytest.fixture
+def broken(make_spec) -> Callable[..., AttemptSpec]:
+    """broken("nan-loss@6", amp=...): an attempt that a drill has ended."""
+
+    def make(drill: str, *, code: ExitCode = ExitCode.UNSTABLE, **values: object) -> AttemptSpec:
+        spec = make_spec(**{"drills": (Drill.parse(drill),), "epochs": 20, **values})
+        assert train(spec.directory / "spec.json", lambda: False) == code
+        return spec
+
+    return make
+
+
+def diagnosed(spec: AttemptSpec, **values: object) -> Diagnosis:
+    before = {path: path.read_bytes() for path in spec.run_dir.rglob("*") if path.is_file()}
+    path = asked(spec, **values)
+    before[path] = path.read_bytes()
+    diagnosis = run(path)
+    for known, content in before.items():
+        assert known.read_bytes() == content, f"{known} was touched"
+    new = {path for path in spec.run_dir.rglob("*") if path.is_file()} - set(before)
+    assert {path.parent for path in new} == {path.parent for path in [asked(spec)]}
+    assert Diagnosis.model_validate_json((path.parent / "diagnosis.json").read_text()) == diagnosis
+    return diagnosis
+
+
+@pytest.mark.parametrize("drill", ["nan-loss@6", "nan-weights@6", "poison-batchnorm@6"])
+def test_what_a_replay_cannot_repeat_was_transient(broken, drill):
+    diagnosis = diagnosed(broken(drill))
+    assert diagnosis.finding is Finding.TRANSIENT
+    assert diagnosis.first_nonfinite is None
+
+
+def test_an_activation_that_leaves_fp16_is_a_matter_of_precision_and_its_layer_is_named(broken):
+    diagnosis = diagnosed(broken("overflow@6", amp="fp16"))
+    assert diagnosis.finding is Finding.PRECISION
+    assert diagnosis.bf16_is_finite is True
+    assert diagnosis.first_nonfinite.layer == "inc.double_conv.3"
+    assert diagnosis.first_nonfinite.tensor == "output"
+    assert [row.amp for row in diagnosis.replays] == ["fp16", "bf16", "off"]
+
+
+def test_a_mask_with_a_value_that_is_no_class_is_found_shown_and_was_bad_from_two_states(broken):
+    spec = broken("bad-file@6", code=ExitCode.CRASHED)
+    diagnosis = diagnosed(spec)
+    assert diagnosis.finding is Finding.DATA
+    (file,) = diagnosis.files
+    batch = torch.load(spec.run_dir / the_trouble(spec).incident / "batch.pt", weights_only=True)
+    assert file.image == batch["names"][0]
+    assert file.reproduced >= 2
+    assert "200" in file.what
+    assert (spec.run_dir / the_trouble(spec).incident / file.picture).stat().st_size > 1000
+
+
+def test_norms_that_grew_blame_the_learning_rate_and_say_since_when(broken):
+    diagnosis = diagnosed(broken("lr-spike@41", epochs=40))
+    assert diagnosis.finding is Finding.LEARNING_RATE
+    assert 40 <= diagnosis.onset_step <= 43
+
+
+def test_a_spec_that_cannot_be_read_is_told_and_leaves_78(tmp_path, caplog):
+    assert main([str(tmp_path / "none.json")]) == ExitCode.PERMANENT
+    assert "none.json" in caplog.text
