@@ -108,7 +108,8 @@ def read_left(directory: Path) -> Left:
     indices = tuple(batch["indices"].tolist())
     place = Place(batch["step"], batch["epoch"], batch["step_in_epoch"], indices)
     recent = tuple((row["step"], _number(row["loss"]), _number(row["grad_norm"])) for row in facts["recent"])
-    return Left(directory, Cause(facts["cause"]), place, recent)
+    since = facts["evidence"].get("onset_step")
+    return Left(directory, Cause(facts["cause"]), place, recent, high_since=since)
 
 
 def _number(told: Any) -> float | None:

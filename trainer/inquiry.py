@@ -39,6 +39,8 @@ class Left:
     place: Place
     recent: tuple[tuple[int, float | None, float | None], ...]
     """(step, loss, gradient norm); `None` is not finite."""
+    high_since: int | None = None
+    """From which step on the worker itself found the loss high."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ class Inquiry:
         self.onset: Onset | None = find_onset(self.left.recent)
         self._first: FirstNonFinite | None = None
 
+    @property
+    def onset_step(self) -> int | None:
+        """What the worker saw counts first: it had more than the last steps to compare with."""
+        if self.left.high_since is not None or self.onset is None:
+            return self.left.high_since
+        return self.onset.step
+
     def answer(self, *, seconds: float = 0.0) -> Diagnosis:
         """`seconds` is what was spent before."""
         try:
@@ -83,7 +92,7 @@ class Inquiry:
             first_nonfinite=None if answer.finding is Finding.TRANSIENT else self._first,
             files=answer.files,
             bf16_is_finite=self.bf16_is_finite,
-            onset_step=None if self.onset is None else self.onset.step,
+            onset_step=self.onset_step,
             device=str(self.replayer.device),
             seconds=seconds + sum(row.seconds for row in self.rows),
         )
@@ -230,8 +239,8 @@ class Inquiry:
 
     def _spike(self) -> Answer:
         """Does it go up again, from a state that lies before it rose?"""
-        onset, step = self.onset, self.left.place.step
-        begins = step if onset is None else onset.step
+        step = self.left.place.step
+        begins = self.onset_step or step
         before = next((good for good in self.good if good.position.step < begins), None)
         if before is None:
             return Answer(Finding.UNKNOWN, f"no good state lies before step {begins}, where the loss rose")

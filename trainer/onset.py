@@ -15,6 +15,9 @@ HIGH = 6.0
 """In standard deviations, the logarithm's: batches of one image scatter widely."""
 LEAST_DEVIATION = 0.1
 """Of the logarithm: a series that hardly moves must not make an onset out of a tenth more."""
+HIGH_SHARE = 0.8
+"""A batch here and there may be easy even for weights that are lost."""
+SOON_STEPS = 5
 LEAST_STEPS = 3
 """That are high and finite: one bad last step is an event, not a growth."""
 SPREAD_OF_NORMAL = 1.4826
@@ -52,15 +55,18 @@ def _growth(figure: str, series: Sequence[tuple[int, float | None]]) -> Onset | 
     spread = SPREAD_OF_NORMAL * statistics.median(abs(value - middle) for value in logarithms)
     limit = middle + HIGH * max(spread, LEAST_DEVIATION)
 
-    since: list[tuple[int, float | None]] = []
-    for step, value in reversed(series):
-        if value is not None and math.isfinite(value) and (value <= 0 or math.log(value) <= limit):
-            break
-        since.append((step, value))
-    finite = [value for _, value in since if value is not None and math.isfinite(value)]
+    high = [value is None or not math.isfinite(value) or (value > 0 and math.log(value) > limit) for _, value in series]
+    start = next((at for at in range(len(series)) if _stays(high, at)), len(series))
+    finite = [value for _, value in series[start:] if value is not None and math.isfinite(value)]
     if len(finite) < LEAST_STEPS:
         return None
-    return Onset(since[-1][0], figure, before=math.exp(middle), highest=max(finite))
+    return Onset(series[start][0], figure, before=math.exp(middle), highest=max(finite))
+
+
+def _stays(high: Sequence[bool], start: int) -> bool:
+    """Whether from `start` on nearly all are high: soon after it, and to the end."""
+    soon, rest = high[start : start + SOON_STEPS], high[start:]
+    return high[start] and min(sum(soon) / len(soon), sum(rest) / len(rest)) >= HIGH_SHARE
 
 
 def _usable(value: float | None) -> bool:

@@ -263,7 +263,7 @@ class _Run:
             # Boundary: whatever training raised is what this replay is there to find.
             if is_out_of_memory(error):
                 raise
-            self._result, self._message = "raised", f"{type(error).__name__}: {error}"
+            self._result, self._message = "raised", f"{type(error).__name__}: {error}".rstrip(".")
             return self._message
         self._figures.append((place.step, loss, norm))
         scaled = None if self._precision.scaler is None else scale
@@ -286,7 +286,16 @@ class _Run:
             message=self._message,
             seconds=seconds,
         )
-        log.info("%s: %s %s", self._held.name, self._result, self._message)
+        log.info(
+            "steps %d to %d (%d images at the last) from %s under AMP %s in %.2f s: %s",
+            first_step,
+            self._last.step,
+            len(self._last.indices),
+            self._held.name,
+            self._spec.amp,
+            seconds,
+            self._message or f"finite, loss {self._figures[-1][1]:.4g}",
+        )
         return Shown(row, self._last, tuple(self._figures), self._first)
 
     def _step(self, place: Place) -> list[float]:

@@ -78,11 +78,93 @@ def diagnosed(spec: AttemptSpec, **values: object) -> Diagnosis:
     return diagnosis
 
 
-@pytest.mark.parametrize("drill", ["nan-loss@6", "nan-weights@6", "poison-batchnorm@6"])
-def test_what_a_replay_cannot_repeat_was_transient(broken, drill):
+@pytest.mark.parametrize(
+    ("drill", "begins"),
+    [
+        ("nan-loss@6", "the state at the incident"),
+        ("nan-weights@6", "checkpoints/checkpoint_epoch1.json"),
+        ("poison-batchnorm@6", "checkpoints/checkpoint_epoch1.json"),
+    ],
+)
+def test_what_a_replay_cannot_repeat_was_transient(broken, drill, begins):
     diagnosis = diagnosed(broken(drill))
     assert diagnosis.finding is Finding.TRANSIENT
     assert diagnosis.first_nonfinite is None
+    assert [row.start for row in diagnosis.replays] == [begins]
+
+
+def test_a_crash_leaves_its_batch_and_state_once_and_is_transient_where_it_does_not_come_again(broken):
+    spec = broken("crash@6", code=ExitCode.CRASHED)
+    trouble = the_trouble(spec)
+    assert (trouble.cause, trouble.step, trouble.epoch) == ("worker-crashed", 6, 2)
+    assert diagnosed(spec).finding is Finding.TRANSIENT
+
+
+def test_gradients_that_were_infinite_three_times_and_are_not_again_were_transient(broken):
+    drills = tuple(Drill.parse(f"inf-gradients@{step}") for step in (2, 3, 5))
+    diagnosis = diagnosed(broken("inf-gradients@5", drills=drills))
+    assert diagnosis.finding is Finding.TRANSIENT
+    assert diagnosis.replays[0].first_step == 5
+
+
+def test_a_scaler_that_lost_without_a_reason_that_comes_again_is_transient(broken):
+    drills = tuple(Drill.parse(f"inf-gradients@{step}") for step in range(55, 63))
+    spec = broken("inf-gradients@1", drills=drills, amp="fp16")
+    assert the_trouble(spec).cause == "amp-unstable"
+    assert diagnosed(spec).finding is Finding.TRANSIENT
+
+
+def test_without_the_state_at_the_incident_the_newest_good_one_is_repeated_up_to_it(broken):
+    spec = broken("nan-loss@6")
+    (spec.run_dir / the_trouble(spec).incident / "state.pt").unlink()
+    diagnosis = diagnosed(spec)
+    assert diagnosis.finding is Finding.TRANSIENT
+    (row,) = diagnosis.replays
+    assert (row.start, row.first_step, row.steps) == ("checkpoints/checkpoint_epoch1.json", 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("gone", "values", "words"),
+    [
+        ("batch.pt", {}, "nothing to repeat"),
+        ("state.pt", {"good": ()}, "no good one to begin from"),
+        ("state.pt", {"seconds": 1e-9}, "time was not enough"),
+    ],
+)
+def test_where_nothing_can_be_found_out_it_says_why(broken, gone, values, words):
+    spec = broken("nan-loss@6")
+    (spec.run_dir / the_trouble(spec).incident / gone).unlink()
+    diagnosis = diagnosed(spec, **values)
+    assert diagnosis.finding is Finding.UNKNOWN
+    assert words in diagnosis.because
+
+
+def test_a_rate_that_diverges_again_from_a_good_state_is_to_blame(make_spec):
+    """No drill: gradients are clipped to 1, and an update of 1e38 leaves fp32 by itself."""
+    spec = make_spec(optimizer="sgd", momentum=0.0, lr=1e38, epochs=20)
+    assert train(spec.directory / "spec.json", lambda: False) == ExitCode.UNSTABLE
+    diagnosis = diagnosed(spec)
+    assert diagnosis.finding is Finding.LEARNING_RATE
+    assert diagnosis.first_nonfinite is not None
+
+
+def test_no_file_is_blamed_from_one_good_state(broken):
+    spec = broken("bad-file@2", code=ExitCode.CRASHED)
+    (spec.run_dir / the_trouble(spec).incident / "state.pt").unlink()
+    diagnosis = diagnosed(spec)
+    assert diagnosis.finding is Finding.UNKNOWN
+    assert "two good states" in diagnosis.because
+
+
+def test_the_spoilt_mask_is_this_runs_alone_and_stays_for_its_next_attempt(broken, make_spec):
+    spec = broken("bad-file@3", code=ExitCode.CRASHED)
+    resumed = make_spec(attempt=2, epochs=1, resume_from="checkpoints/initial.json")
+    assert train(resumed.directory / "spec.json", lambda: False) == ExitCode.CRASHED
+    (file,) = diagnosed(spec, seconds=60).files
+    left = make_spec(attempt=3, epochs=1, resume_from="checkpoints/initial.json", left_out=(file.image,))
+    assert train(left.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+    other = make_spec(run="other", epochs=1)
+    assert train(other.directory / "spec.json", lambda: False) == ExitCode.FINISHED
 
 
 def test_an_activation_that_leaves_fp16_is_a_matter_of_precision_and_its_layer_is_named(broken):
