@@ -69,8 +69,11 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     spec = spec.model_copy(update={"run_dir": asked.run_dir, "drills": ()})
     # torch comes in here, so that the log says what goes on while it loads.
     log.info("incident %d of attempt %d; loading torch", asked.incident, asked.attempt)
+    import torch
+
     from ..data.cache import open_cache
     from ..data.resolved import ResolvedData
+    from .bad_values import look
     from .inquiry import Inquiry
     from .loop import find_device
     from .replay import Deadline, Replayer, held_at
@@ -83,7 +86,12 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
         return unknown(f"the worker left nothing to repeat: {error}", time.monotonic() - began)
     data = ResolvedData.load(spec.run_dir / spec.data_lock)
     cache = open_cache(data, "train", pixels_dir(spec))
-    replayer = Replayer(spec, data, cache, find_device(spec.device), Deadline(asked.seconds))
+    device = find_device(spec.device)
+    if device.type == "cuda" and any(look(cache, data, index).is_bad for index in left.place.indices):
+        # A value that is no class ends CUDA for the whole process: there would be no second replay.
+        log.info("a mask of the step holds what is no class: repeated on the CPU")
+        device = torch.device("cpu")
+    replayer = Replayer(spec, data, cache, device, Deadline(asked.seconds))
     inquiry = Inquiry(replayer, left, held_at(directory / STATE), list(_good(replayer, asked.good)))
     diagnosis = inquiry.answer()
     return diagnosis.model_copy(update={"seconds": time.monotonic() - began})

@@ -38,8 +38,8 @@ class Onset:
 def find_onset(recent: Sequence[tuple[int, float | None, float | None]]) -> Onset | None:
     """The earlier onset of loss and gradient norm in (step, loss, norm), oldest first; `None` where neither grew."""
     figures = {
-        "gradient norm": [(step, norm) for step, _, norm in recent],
         "loss": [(step, loss) for step, loss, _ in recent],
+        "gradient norm": [(step, norm) for step, _, norm in recent],
     }
     found = [onset for name, series in figures.items() if (onset := _growth(name, series)) is not None]
     return min(found, key=lambda onset: onset.step, default=None)

@@ -148,6 +148,39 @@ def test_a_rate_that_diverges_again_from_a_good_state_is_to_blame(make_spec):
     assert diagnosis.first_nonfinite is not None
 
 
+def spiked(spec: AttemptSpec, losses: dict[int, float], *, since: int) -> None:
+    """Make of an incident one in which the loss had stayed high since a step, with `losses` as the worker saw them."""
+    path = spec.run_dir / the_trouble(spec).incident / "worker.json"
+    facts = json.loads(path.read_text())
+    facts["cause"], facts["evidence"] = "loss-spike", {"onset_step": since}
+    facts["recent"] = [{"step": step, "loss": loss, "grad_norm": 1.0} for step, loss in losses.items()]
+    path.write_text(json.dumps(facts))
+
+
+def test_a_loss_that_stayed_high_and_does_not_in_the_replay_was_transient(broken):
+    spec = broken("nan-loss@15")
+    spiked(spec, {step: 1.2 if step < 9 else 40.0 for step in range(1, 16)}, since=9)
+    diagnosis = diagnosed(spec, good=("checkpoints/initial.json",))
+    assert diagnosis.finding is Finding.TRANSIENT
+    assert diagnosis.onset_step == 9
+
+
+def test_a_loss_that_goes_up_again_the_same_way_is_the_rates(broken):
+    spec = broken("nan-loss@15")
+    spiked(spec, {step: 0.01 if step < 9 else 1.2 for step in range(1, 16)}, since=9)
+    diagnosis = diagnosed(spec, good=("checkpoints/initial.json",))
+    assert diagnosis.finding is Finding.LEARNING_RATE
+    assert diagnosis.onset_step == 9
+
+
+def test_a_rise_that_began_before_every_good_state_cannot_be_repeated(broken):
+    spec = broken("nan-loss@15")
+    spiked(spec, {step: 1.2 if step < 3 else 40.0 for step in range(1, 16)}, since=3)
+    diagnosis = diagnosed(spec)
+    assert diagnosis.finding is Finding.UNKNOWN
+    assert "before step 3" in diagnosis.because
+
+
 def test_no_file_is_blamed_from_one_good_state(broken):
     spec = broken("bad-file@2", code=ExitCode.CRASHED)
     (spec.run_dir / the_trouble(spec).incident / "state.pt").unlink()
