@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SegwatchError
+from . import cli_setup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +70,8 @@ def run(
     retry: Annotated[
         bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
     ] = False,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
 
@@ -84,6 +87,11 @@ def run(
         raise typer.BadParameter(str(error), param_hint="--drill") from error
     if name is not None and (not name or name.startswith(".") or "/" in name):
         raise typer.BadParameter(f"{name!r} is no plain directory name; --runs-dir says where", param_hint="--name")
+    if dry_run:
+        from .plan import show_plan
+
+        show_plan(config, name=name, runs_dir=runs_dir, drills=drills, console=_console())
+        raise typer.Exit(0)
     try:
         code = run_job(config, name=name, runs_dir=runs_dir, drills=drills, retry=retry, console=_console())
     except StoppedEarly as stopped:
@@ -309,3 +317,6 @@ def _print_json(value: Any) -> None:
     from ..durable import dumps
 
     typer.echo(dumps(value, indent=1))
+
+
+cli_setup.register(app, _console, _print_json)

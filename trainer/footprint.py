@@ -195,10 +195,11 @@ def scoring_bytes(network: Network, batch_size: int, height: int, width: int) ->
     """
     base = network.base_channels
     pixels = batch_size * height * width
-    skips = sum(base / 2**level for level in range(LEVELS - 1))
+    skips: float = sum(base / 2**level for level in range(LEVELS - 1))
     joined = 2 * base  # beside the way up that was joined, and what it came from
     before = base + base * (1 if network.bilinear else 2) / 4
-    return FLOAT * network.parameters + round(FLOAT * pixels * (skips + joined + before + 2 * base + 3)) + 5 * pixels
+    numbers = pixels * (skips + joined + before + 2 * base + 3)
+    return FLOAT * network.parameters + int(FLOAT * numbers) + 5 * pixels
 
 
 def on_a_gpu(tensor_bytes: int) -> int:
