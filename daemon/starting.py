@@ -112,7 +112,7 @@ def _look(folder: Path, layout: Layout, target: Path, console: Console) -> _Foun
         written, mask_format = proposed_table(_config(start), scan, path)
         table, remark = _not_yet_written(path, written), "written from what the masks hold: put in the names"
         start, new_table = replace(start, mask_format=mask_format), (path, written)
-    start = replace(start, classes=_from(root, table.path.resolve()), table_remark=remark)
+    start = replace(start, classes=_from(root, table.path.parent.resolve() / table.path.name), table_remark=remark)
     (chosen,) = judged(_config(start), root, scan, [table])
     if lost := _left_out(scan, chosen.report):
         start = replace(start, skip=lost)

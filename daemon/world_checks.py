@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,12 +80,13 @@ def _check_channel(channel: Channel, base: Path, *, send: bool) -> Check:
 
 
 def _well_formed(secret: str) -> bool:
-    import apprise
-
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # apprise would tell the address
     try:
-        return apprise.Apprise.instantiate(secret, suppress_exceptions=True) is not None
+        with warnings.catch_warnings(action="ignore"):  # of modules that its plugins still import
+            import apprise
+
+            return apprise.Apprise.instantiate(secret, suppress_exceptions=True) is not None
     finally:
         logging.disable(before)
 
