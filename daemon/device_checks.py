@@ -20,7 +20,7 @@ from .check import Check, fail, gigabytes, ok, warn
 PROBE_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer.device_probe")
 PROBE_SECONDS = 120.0
 GPU_BUILD = "install torch for your CUDA as https://pytorch.org/get-started says, into the environment of this Python"
-SLOW = "the CPU trains, some 50 times slower"
+SLOW = "the CPU trains, which is far slower"
 NAME = "gpu"
 
 

@@ -127,24 +127,32 @@ def check_events(runs_dir: Path, *, scan_seconds: float) -> Check:
     carried = f"nothing must: the scan carries it, every {scan_seconds:g} s"
     try:
         with tempfile.TemporaryDirectory(dir=nearest(runs_dir), prefix=".segwatch-doctor-") as place:
-            heard, observer = _Heard(), Observer()
-            observer.schedule(heard, place)
-            observer.start()
-            try:
-                (Path(place) / "event").touch()
-                arrived = heard.event.wait(EVENT_SECONDS)
-            finally:
-                observer.stop()
-                observer.join()
+            return _listen(Path(place), carried)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EMFILE}:
-            limit = "max_user_watches" if error.errno == errno.ENOSPC else "max_user_instances"
-            return warn(
-                "file events",
-                f"inotify is used up: {limit} is {_limit(limit)}",
-                f"sudo sysctl fs.inotify.{limit}={2 * (_limit(limit) or 4096)}; until then {carried}",
-            )
-        return warn("file events", f"cannot be watched: {error.strerror}", carried)
+        return warn("file events", f"cannot be tried: {error.strerror}", carried)
+
+
+def _listen(place: Path, carried: str) -> Check:
+    heard, observer = _Heard(), Observer()
+    try:
+        observer.schedule(heard, str(place))
+        observer.start()
+    except OSError as error:
+        limit = {errno.ENOSPC: "max_user_watches", errno.EMFILE: "max_user_instances"}.get(error.errno or 0)
+        if limit is None:
+            return warn("file events", f"cannot be watched: {error.strerror}", carried)
+        raised = 2 * (_limit(limit) or 4096)
+        return warn(
+            "file events",
+            f"inotify is used up: {limit} is {_limit(limit)}",
+            f"sudo sysctl fs.inotify.{limit}={raised}; until then {carried}",
+        )
+    try:
+        (place / "event").touch()
+        arrived = heard.event.wait(EVENT_SECONDS)
+    finally:
+        observer.stop()
+        observer.join()
     if not arrived:
         return warn("file events", "a new file was not heard of", carried)
     return ok("file events", f"arrive (inotify: {_limit('max_user_watches') or '?'} watches allowed)")

@@ -130,7 +130,7 @@ def check_clock(
     if most > AHEAD_SECONDS:
         return fail("clock", f"{said}, but {newest} was written later", "set the clock: timedatectl set-ntp true")
     try:
-        with tempfile.NamedTemporaryFile(dir=nearest(runs_dir)) as file:
+        with tempfile.TemporaryFile(dir=nearest(runs_dir)) as file:
             skew = os.fstat(file.fileno()).st_mtime - clock()
     except OSError:  # what refuses to be written to is another check's
         skew = 0.0
