@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SegwatchError
-from . import using
+from . import cli_setup, using
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,6 +80,7 @@ def run(
             "a new series of scores begins, compared with no earlier one.",
         ),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
 
@@ -95,6 +96,11 @@ def run(
         raise typer.BadParameter(str(error), param_hint="--drill") from error
     if name is not None and (not name or name.startswith(".") or "/" in name):
         raise typer.BadParameter(f"{name!r} is no plain directory name; --runs-dir says where", param_hint="--name")
+    if dry_run:
+        from .plan import show_plan
+
+        show_plan(config, name=name, runs_dir=runs_dir, drills=drills, console=_console())
+        raise typer.Exit(0)
     try:
         code = run_job(
             config,
@@ -332,3 +338,6 @@ def _print_json(value: Any) -> None:
     from ..durable import dumps
 
     typer.echo(dumps(value, indent=1))
+
+
+cli_setup.register(app, _console, _print_json)

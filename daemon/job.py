@@ -34,6 +34,7 @@ from .alerts import AlertLog
 from .board import Board
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
+from .doctor import before_run
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
@@ -202,6 +203,8 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
                 require_same_files(run, lambda words: _say(console, words))
         changes = accept(run, source, config, retry=retry and history.gave_up is not None)
         return Begun(new=False, changes=changes, accepted=accepted)
+    for check in before_run(source, config, run.path.parent):
+        _say(console, f"{check.state}: {check.name}: {one_line(check.found)} -> {check.remedy}")
     report, data = _audited(source, config, console)
     create(run, source, config, data, report.files)
     keep_audit(report, run.path, console)

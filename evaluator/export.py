@@ -216,7 +216,7 @@ def runner(content: bytes) -> tuple[str, Run]:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        return "onnxruntime", lambda images: np.asarray(session.run(None, {"images": images})[0])
+        return "onnxruntime", lambda images: np.asarray(next(iter(session.run(None, {"images": images}))))
     import onnx
     from onnx.reference import ReferenceEvaluator
 

@@ -19,7 +19,9 @@ from segwatch.daemon.store import Store
 from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
-COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop", "predict", "export")
+COMMANDS = (
+    *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop", "predict", "export"),
+)
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
 [data]
@@ -98,7 +100,7 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("run", ("--name", "--runs-dir", "--drill", "--retry")),
+        ("run", ("--name", "--runs-dir", "--drill", "--retry", "--dry-run")),
         ("audit", ("--output", "--json")),
         ("status", ("--runs-dir", "--json")),
         ("alerts", ("--runs-dir", "--follow", "--json")),
