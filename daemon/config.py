@@ -99,7 +99,8 @@ class RecoveryConfig(Section):
     whole_run: Annotated[int, Field(ge=0)] = 8
     """Restarts in the whole run."""
     backoff_seconds: Annotated[float, Field(ge=0)] = 5.0
-    """Wait before a worker that was killed, crashed or hung is started again; doubles each time."""
+    """Wait before a worker that was killed, crashed or hung again is started: the first time it is started at once, the
+    second after this, and each time after twice as long."""
     backoff_limit_seconds: Annotated[float, Field(ge=0)] = 300.0
     """The longest such wait."""
     wait_for_scores_seconds: Annotated[float, Field(ge=0)] = 900.0
@@ -119,7 +120,7 @@ class RecoveryConfig(Section):
     on_collapse: Literal["restart", "alert"] = "restart"
     """What follows when two scores in a row fall far below the best: roll back with a lower rate, or only alert."""
     standby: bool = True
-    """Whether a worker with everything imported waits to take the place of one that dies."""
+    """Whether a process with everything imported waits to take the place of a worker that dies: some 340 MB, no GPU."""
 
 
 class RunConfig(Section):

@@ -48,10 +48,14 @@ from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
 from .scoring import Scoring
 from .screen import LiveScreen, PlainScreen, nobody_may_look
+from .standby import STANDBY_COMMAND, Standby
 from .stopping import stop_worker
 from .storage import DiskError, Pauses, StorageError, free_bytes
 from .store import Store
 from .supervisor import Supervisor
+
+Commands = tuple[Sequence[str], Sequence[str], Sequence[str] | None]
+"""Of the worker, of the evaluator, and of the standby; without the last there is none."""
 
 
 class StoppedEarly(Exception):  # noqa: N818 - not an error: a person asked
@@ -73,6 +77,7 @@ def run_job(
     console: Console,
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
+    standby_command: Sequence[str] | None = STANDBY_COMMAND,
 ) -> int:
     """Begin or go on with a run and stay until it ends; returns the exit code.
 
@@ -101,7 +106,7 @@ def run_job(
                     drills=drills,
                     retry=retry,
                     console=console,
-                    commands=(worker_command, evaluator_command),
+                    commands=(worker_command, evaluator_command, standby_command),
                 )
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
@@ -238,7 +243,7 @@ def _held(
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
 ) -> int:
     """The run directory is ours: watch it to its end, and say how it went. A disk that refuses costs a fresh start."""
     opening = [] if begun.accepted is None else [partial(record_accepted, run, config=config, accepted=begun.accepted)]
@@ -264,7 +269,7 @@ def _life(
     *,
     new_outbox: Callable[[], Outbox],
     console: Console,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
     inboxes: Inboxes,
 ) -> tuple[History, int]:
     """From what lies on the disk to the end of the run, or to the first time that the disk refuses.
@@ -381,10 +386,13 @@ def _watch(
     recorder: Recorder,
     screen: LiveScreen | PlainScreen,
     *,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
     inbox: Inbox,
 ) -> int:
-    worker_command, evaluator_command = commands
+    worker_command, evaluator_command, standby_command = commands
+    standby = None
+    if config.recovery.standby and standby_command is not None:
+        standby = Standby(run.path / "standby.log", command=standby_command)
     scorer = Scorer(
         spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
         command=evaluator_command,
@@ -401,11 +409,14 @@ def _watch(
         screen=screen,
         inbox=inbox,
         worker_command=worker_command,
+        standby=standby,
     )
     try:
         return supervisor.run()
     finally:
         scorer.close()
+        if standby is not None:
+            standby.close()
 
 
 class SpecWriter:

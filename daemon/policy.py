@@ -189,7 +189,7 @@ def _smaller(settings: Settings, past: Sequence[Past], ending: Ending, config: R
         default=None,
     )
     if smaller is None:
-        again = _again(settings, past, ending, config)
+        again = _again(settings, past, ending, config, first_at_once=False)  # whoever has the memory may let go of it
         return replace(again, because=f"{again.because}; at batch size 1 there is nothing left to halve")
     halved = replace(settings, batch_size=smaller, accumulate=effective // smaller)
     return Restart(
@@ -201,15 +201,21 @@ def _smaller(settings: Settings, past: Sequence[Past], ending: Ending, config: R
     )
 
 
-def _again(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Restart:
-    """Killed, crashed or hung: the numbers were fine, so nothing changes; wait longer each time."""
-    before = sum(incident.remedy == "resume" for incident in streak(past, ending))
+def _again(
+    settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig, *, first_at_once: bool = True
+) -> Restart:
+    """Killed, crashed or hung: the numbers were fine, so nothing changes. At once, then after longer and longer waits.
+
+    Most of what kills a worker once does not kill it twice, and only what comes back is a loop that needs a brake.
+    """
+    before = sum(incident.remedy == "resume" for incident in streak(past, ending)) - first_at_once
     doublings = min(before, 64)  # a float ends at 2 ** 1024, and every cap is reached long before
-    delay = min(config.backoff_seconds * 2.0**doublings, config.backoff_limit_seconds)
+    delay = 0.0 if before < 0 else min(config.backoff_seconds * 2.0**doublings, config.backoff_limit_seconds)
+    when = f"after {delay:g} s" if delay else "at once"
     return Restart(
         settings,
         "latest",
         "resume",
-        f"{ending.cause} in epoch {ending.epoch_under_way}: resume with nothing changed after {delay:g} s",
+        f"{ending.cause} in epoch {ending.epoch_under_way}: resume with nothing changed, {when}",
         delay_seconds=delay,
     )

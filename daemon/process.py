@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from ..trainer.contract import WORKER_LOCK, WORKER_LOCK_FD
+from ..trainer.handover import HEIR
 
 POLL_SECONDS = 0.2
 STACKS_SECONDS = 2.0
@@ -163,11 +165,21 @@ def spawn_worker(command: Sequence[str], spec: Path, log: Path, lock_descriptor:
 
 def find_worker(spec: Path) -> Identity | None:
     """The process that was started with this spec, for a daemon that died before it could note the pid."""
+    if (heir := _heir_of(spec)) is not None and heir.alive():
+        return heir
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if str(spec) in process.cmdline() and (found := Identity.of(process.pid)) and found.alive():
                 return found
     return None
+
+
+def _heir_of(spec: Path) -> Identity | None:
+    """The standby that was asked to take this spec over, if one was."""
+    try:
+        return Identity(**json.loads(spec.with_name(HEIR).read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
 
 
 def reap(process: subprocess.Popen[bytes], tell: Callable[[int], None]) -> None:

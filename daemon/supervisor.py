@@ -47,6 +47,7 @@ from .observing import Observer, Screen
 from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
+from .standby import Standby
 from .watcher import HOUSEKEEP_SECONDS, Nudge, Watcher
 from .worker import Condemned, Worker, known_worker, spawned_as
 
@@ -67,6 +68,7 @@ class Supervisor:
         screen: Screen,
         inbox: Inbox,
         worker_command: Sequence[str] = process.WORKER_COMMAND,
+        standby: Standby | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -77,6 +79,7 @@ class Supervisor:
         self._screen = screen
         self._inbox = inbox
         self._worker_command = worker_command
+        self._standby = standby
         self._clock = clock
         self._nudge = Nudge(inbox)
         self._lock = process.WorkerLock(run.path)
@@ -156,7 +159,8 @@ class Supervisor:
             self._record_all(self._scoring.tend())
             self._check_scores()
             self._answers.answer(now)
-            self._start_when_due(now)
+            self._start_when_due(self._clock())  # what was planned a moment ago may be due
+        self._tend_standby()
         self._update_alerts()
         self._recorder.delivered()
         self._end_when_done()
@@ -318,10 +322,25 @@ class Supervisor:
                 )
         spec = self._spec(attempt.plan, self.history.pending_drills)
         self._worker = Worker.spawn(
-            spec, lock, command=self._worker_command, watch=self._config.watch, inbox=self._inbox, now=now
+            spec,
+            lock,
+            command=self._worker_command,
+            watch=self._config.watch,
+            inbox=self._inbox,
+            now=now,
+            standby=self._standby,
         )
         identity = self._worker.identity
         self._recorder.record(spawned_as(attempt.number, identity))
+
+    def _tend_standby(self) -> None:
+        """One waits while a worker trains; it is started after that one's first steps, which it would slow down."""
+        if self._standby is None:
+            return
+        if self._answers.settled or self._interrupt is not None:
+            self._standby.close()
+        elif self._worker is not None and self._worker.under_way:
+            self._standby.tend()
 
     def _free_the_device(self) -> None:
         """The worker is gone and its lock is not: what it started outlived it, and may hold the GPU."""

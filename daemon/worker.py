@@ -14,13 +14,26 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from ..durable import write_text
-from ..trainer.contract import EXIT, JOURNAL, LOG, SPEC, AttemptSpec, Cause, ExitCode, ExitRecord, JournalLine, Trouble
+from ..trainer.contract import (
+    EXIT,
+    JOURNAL,
+    LOG,
+    SPEC,
+    AttemptSpec,
+    Cause,
+    ExitCode,
+    ExitRecord,
+    JournalLine,
+    Progress,
+    Trouble,
+)
 from . import process
 from .config import WatchConfig
 from .events import AttemptEnded, AttemptSpawned, Evidence, Outcome
 from .inbox import Inbox, WorkerExited
 from .journal import JournalReader, last_trouble, tail
 from .liveness import Liveness
+from .standby import Standby
 
 KILL_GRACE_SECONDS = 3.0
 """For a worker that is to be killed in any case: it stands still, or its numbers are worthless."""
@@ -56,19 +69,30 @@ class Worker:
         self._reader = JournalReader(spec.directory / JOURNAL, offset)
         self._liveness = Liveness(watch, now)
         self._grace_seconds = watch.stop_grace_seconds
+        self._progress_lines = 0
         self.condemned: Condemned | None = None
         # What an earlier daemon read is not read again, but why a worker is leaving must not be lost with that daemon.
         self.last_trouble = last_trouble(spec.directory / JOURNAL) if offset else None
 
     @classmethod
     def spawn(
-        cls, spec: AttemptSpec, lock: int, *, command: Sequence[str], watch: WatchConfig, inbox: Inbox, now: float
+        cls,
+        spec: AttemptSpec,
+        lock: int,
+        *,
+        command: Sequence[str],
+        watch: WatchConfig,
+        inbox: Inbox,
+        now: float,
+        standby: Standby | None = None,
     ) -> Worker:
-        """Write the spec, start the process, and have its exit told to the inbox."""
+        """Write the spec, start the process or let the standby become it, and have its exit told to the inbox."""
         spec.directory.mkdir(parents=True, exist_ok=True)
         path = spec.directory / SPEC
         write_text(path, spec.model_dump_json(indent=1) + "\n")
-        child = process.spawn_worker(command, path, spec.directory / LOG, lock)
+        child = standby.hand_over("worker", path, spec.directory / LOG, lock) if standby is not None else None
+        if child is None:
+            child = process.spawn_worker(command, path, spec.directory / LOG, lock)
         identity = process.Identity.of(child.pid)
         assert identity is not None, "a child that nobody has waited for has an entry in the process table"
         process.reap(child, lambda code: inbox.put(WorkerExited(spec.attempt, code)))
@@ -83,6 +107,11 @@ class Worker:
         return self.spec.attempt
 
     @property
+    def under_way(self) -> bool:
+        """Whether it trains, and has done so for about a second."""
+        return self._progress_lines >= 2
+
+    @property
     def offset(self) -> int:
         """Up to where the journal was read."""
         return self._reader.offset
@@ -91,6 +120,7 @@ class Worker:
         lines = self._reader.read()
         for line in lines:
             self._liveness.observe(line, now)
+            self._progress_lines += isinstance(line, Progress)
             if isinstance(line, Trouble):
                 self.last_trouble = line
         return lines

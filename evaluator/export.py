@@ -221,7 +221,7 @@ def runner(content: bytes) -> tuple[str, Run]:
     from onnx.reference import ReferenceEvaluator
 
     reference = ReferenceEvaluator(onnx.load(io.BytesIO(content)))
-    return "onnx.reference", lambda images: np.asarray(reference.run(None, {"images": images})[0])
+    return "onnx.reference", lambda images: np.asarray(next(iter(reference.run(None, {"images": images}))))
 
 
 def samples(data: ResolvedData, *, small: bool = False) -> tuple[list[np.ndarray], int]:

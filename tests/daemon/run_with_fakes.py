@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from segwatch.trainer.contract import Drill
 
 HERE = Path(__file__).parent
 report.draw_results = lambda _run, _history: None  # matplotlib costs a second a run; test_report.py draws
+
+
+def standby_command(scenario: str) -> tuple[str, ...] | None:
+    """None unless the scenario asks for one: most tests are about something else."""
+    if json.loads(Path(scenario).read_text()).get("standby") is None:
+        return None
+    return sys.executable, str(HERE / "fake_standby.py"), scenario
 
 
 def main() -> int:
@@ -35,6 +43,7 @@ def main() -> int:
             console=Terminal(width=200),
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
+            standby_command=standby_command(scenario),
         )
     except StoppedEarly as stopped:
         return stopped.exit_code

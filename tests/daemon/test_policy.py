@@ -161,15 +161,18 @@ def test_out_of_memory_at_batch_1_changes_nothing_says_so_and_ends_with_the_budg
     assert remedies(decisions) == ["resume", "resume", "resume", "GiveUp"]
     assert decisions[0].settings == replace(SETTINGS, batch_size=1, accumulate=8)
     assert "nothing left to halve" in decisions[0].because
+    assert [entry.delay_seconds for entry in decisions[:3]] == [5, 10, 20], "whoever has the memory may let go of it"
 
 
 # --- back-off ------------------------------------------------------------------------------------------------------
 
 
-def test_the_back_off_doubles_from_5_seconds_to_the_cap_of_5_minutes():
+def test_the_first_resume_is_at_once_and_then_the_back_off_doubles_from_5_seconds_to_the_cap_of_5_minutes():
     config = RecoveryConfig(same_cause=9, whole_run=9)
     decisions = walk(SETTINGS, [ending(Outcome.KILLED, Cause.WORKER_CRASHED)] * 9, config)
-    assert [entry.delay_seconds for entry in decisions] == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert [entry.delay_seconds for entry in decisions] == [0, 5, 10, 20, 40, 80, 160, 300, 300]
+    assert "nothing changed, at once" in decisions[0].because
+    assert "nothing changed, after 5 s" in decisions[1].because
 
 
 def test_the_back_off_stays_at_its_cap_however_often_a_worker_dies():
@@ -180,13 +183,13 @@ def test_the_back_off_stays_at_its_cap_however_often_a_worker_dies():
 
 def test_a_remedy_that_changed_settings_adds_nothing_to_the_back_off():
     past = [Past(Cause.NAN_LOSS, "lower-lr", False), Past(Cause.WORKER_CRASHED, "resume", False)]
-    assert decide(SETTINGS, past, ending(Outcome.KILLED, Cause.WORKER_CRASHED), CONFIG).delay_seconds == 10
+    assert decide(SETTINGS, past, ending(Outcome.KILLED, Cause.WORKER_CRASHED), CONFIG).delay_seconds == 5
 
 
 def test_progress_sets_the_back_off_to_its_beginning():
     past = [Past(Cause.WORKER_CRASHED, "resume", False)] * 2
     killed = ending(Outcome.KILLED, Cause.WORKER_CRASHED, progress=True)
-    assert decide(SETTINGS, past, killed, CONFIG).delay_seconds == 5
+    assert decide(SETTINGS, past, killed, CONFIG).delay_seconds == 0
 
 
 # --- budgets -------------------------------------------------------------------------------------------------------

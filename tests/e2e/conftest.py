@@ -42,6 +42,7 @@ scan_seconds = 0.3
 hang_floor_seconds = {hang_floor}
 [recovery]
 backoff_seconds = 0.1
+standby = {standby}
 """
 
 
@@ -63,8 +64,10 @@ class Site(Watched):
         super().__init__(place)
         self.root = root
 
-    def configure(self, *, epochs: int = 3, amp: str = "off", hang_floor: float = 60.0) -> None:
-        text = RUN_TOML.format(root=self.root, epochs=epochs, amp=amp, hang_floor=hang_floor)
+    def configure(self, *, epochs: int = 3, amp: str = "off", hang_floor: float = 60.0, standby: bool = False) -> None:
+        text = RUN_TOML.format(
+            root=self.root, epochs=epochs, amp=amp, hang_floor=hang_floor, standby=str(standby).lower()
+        )
         (self.place / "run.toml").write_text(text)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
+from segwatch.trainer.standby import WAITS
 
 from .conftest import Site, strict
 
@@ -115,6 +120,35 @@ def test_a_killed_daemon_is_succeeded_and_nothing_is_scored_twice(site: Site) ->
     assert not worker.alive()
     keys = site.scored_epochs()
     assert len(keys) == len(set(keys)) >= len(history.epochs)
+
+
+def standby_of(daemon: subprocess.Popen[str]) -> psutil.Process | None:
+    """The one that has loaded everything and waits."""
+    return next((child for child in psutil.Process(daemon.pid).children() if child.name() == WAITS), None)
+
+
+def test_a_killed_worker_is_followed_by_a_standby_that_had_everything_loaded(site: Site) -> None:
+    site.configure(epochs=20_000, standby=True)
+    running = site.start("run", "run.toml")
+    site.until(lambda _: standby_of(running) is not None)
+    waiting = standby_of(running)
+    assert waiting is not None
+    assert waiting.memory_info().rss < 400e6
+    spent = sum(waiting.cpu_times()[:2])
+    assert site.worker_identity().send(signal.SIGKILL)
+    site.until(lambda history: len(history.attempts) == 2 and max(history.epochs)[0] == 2)
+    assert site.worker_identity().pid == waiting.pid
+    assert spent > 1.0, "torch and the first optimizer were paid for"
+    threads = Path(f"/proc/{waiting.pid}/task").iterdir()
+    assert {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads} == {os.getpriority(0, 0)}
+    waiting.send_signal(signal.SIGUSR1)
+    log = site.run_dir / "attempts" / "002" / "worker.log"
+    site.until(lambda _: "most recent call first" in log.read_text())
+    assert site.segwatch("stop")[0] == 0
+    running.communicate(timeout=60)
+    assert not waiting.is_running()
+    assert strict((log.parent / "exit.json").read_text())["message"] == "stopped on request"
+    assert [attempt.plan.delay_seconds for attempt in site.history.attempts] == [0, 0]
 
 
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(site: Site) -> None:

@@ -36,6 +36,7 @@ from segwatch.daemon.recording import Recorder  # noqa: E402
 from segwatch.daemon.results import BestFiles, ResultsFile  # noqa: E402
 from segwatch.daemon.rundir import RunDir  # noqa: E402
 from segwatch.daemon.scoring import Scoring  # noqa: E402
+from segwatch.daemon.standby import Standby  # noqa: E402
 from segwatch.daemon.store import Store  # noqa: E402
 from segwatch.daemon.supervisor import Supervisor  # noqa: E402
 from segwatch.data.resolved import Pair, ResolvedClass, ResolvedData  # noqa: E402
@@ -84,11 +85,22 @@ DATA = ResolvedData(
 class Forked:
     """As much of a Popen as the daemon uses."""
 
+    returncode: int | None = None
+
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
     def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def poll(self) -> int | None:
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            self.wait()
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def fork(work: Callable[[], int]) -> int:
@@ -107,15 +119,28 @@ def fork(work: Callable[[], int]) -> int:
 def spawn_worker(command: object, spec: Path, log: Path, lock: int) -> Forked:
     """A worker that outlives the supervisor, with the run's lock in its hands."""
 
-    def train() -> int:
+    def begin() -> int:
         os.setsid()
         os.environ[WORKER_LOCK_FD] = str(lock)
-        signal.signal(signal.SIGTERM, lambda *_: fake_worker.asked.set())
-        return fake_worker.FakeWorker(SCENARIO, AttemptSpec.model_validate_json(spec.read_bytes())).run()
+        before_training()
+        return train(spec)
 
-    child = Forked(fork(train))
+    child = Forked(fork(begin))
     os.close(lock)
     return child
+
+
+def train(spec: Path) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: fake_worker.asked.set())
+    return fake_worker.FakeWorker(SCENARIO, AttemptSpec.model_validate_json(spec.read_bytes())).run()
+
+
+def before_training() -> None:
+    """Nothing here; hand_over_runs.py closes what a fork inherits and a started process does not."""
+
+
+def standby_for(run: RunDir) -> Standby | None:
+    """None here; hand_over_runs.py has one."""
 
 
 class ScorerInside:
@@ -186,9 +211,19 @@ def watch(place: Path) -> int:
     _record_wishes(run, recorder, config=config, begun=begun, drills=(), retry=False)
     inbox = Inbox()
     scoring = Scoring(run.path, history, ScorerInside(run, inbox), min_delta=config.alerts.min_delta)
+    standby = standby_for(run)
     code = Supervisor(
-        run, config, SpecWriter(run, config), recorder=recorder, scoring=scoring, screen=Quiet(), inbox=inbox
+        run,
+        config,
+        SpecWriter(run, config),
+        recorder=recorder,
+        scoring=scoring,
+        screen=Quiet(),
+        inbox=inbox,
+        standby=standby,
     ).run()
+    if standby is not None:
+        standby.close()
     recorder.close()
     return code
 
@@ -202,18 +237,22 @@ def daemon(place: Path, inject: str | None = None) -> int:
         return watch(place)
 
     pid = fork(stop_then_watch)
-    tracer = None
-    if inject is not None:
-        os.waitpid(pid, os.WUNTRACED)
-        trace = ["-e", f"trace={SYSCALLS}", "-e", f"inject={inject}"]
-        tracer = subprocess.Popen(["strace", "-qq", "-p", str(pid), "-o", "/dev/null", *trace])
-        status = Path(f"/proc/{pid}/status")
-        while "TracerPid:\t0\n" in status.read_text():
-            time.sleep(0.001)
-        os.kill(pid, signal.SIGCONT)
+    return ended(pid, inject) if inject is not None else Forked(pid).wait()
+
+
+def ended(pid: int, inject: str, calls: str = SYSCALLS) -> int:
+    """Let a daemon that has stopped itself go on, killed by strace where `inject` says. Returns its exit code."""
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        return os.waitstatus_to_exitcode(status)
+    trace = ["-e", f"trace={calls}", "-e", f"inject={inject}"]
+    tracer = subprocess.Popen(["strace", "-qq", "-p", str(pid), "-o", "/dev/null", *trace])
+    seen = Path(f"/proc/{pid}/status")
+    while "TracerPid:\t0\n" in seen.read_text():
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGCONT)
     code = Forked(pid).wait()
-    if tracer is not None:
-        tracer.wait()
+    tracer.wait()
     return code
 
 
@@ -253,14 +292,19 @@ def crashes(place: Path, stride: int, times: int) -> Iterator[dict]:
             number += stride
 
 
-def main() -> int:
-    place, stride, times = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us, not to init
+def prepare() -> None:
+    """Stand-ins for processes, and orphans come to this one instead of init."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     process.spawn_worker = spawn_worker
     process.POLL_SECONDS = 0.005
     supervisor.Watcher = Quiet
     fake_evaluator.miou_interval = lambda *_: None  # a second of bootstrap a run, and no state
     fake_evaluator.write_per_image = lambda *_: None
+
+
+def main() -> int:
+    place, stride, times = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    prepare()
     undisturbed = fresh(place / "undisturbed")
     print(json.dumps({"place": str(undisturbed), "codes": [daemon(undisturbed)]}), flush=True)
     reap_all()

@@ -61,9 +61,9 @@ def crash_place(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def crash(place: Path, stride: int, times: int) -> Iterator[tuple[str, Crashed, list[int]]]:
+def crash(place: Path, *arguments: int, by: str = "crash_runs.py") -> Iterator[tuple[str, Crashed, list[int]]]:
     """First the undisturbed run, then each crashed one; its place is removed behind it."""
-    command = [sys.executable, str(HERE / "crash_runs.py"), str(place), str(stride), str(times)]
+    command = [sys.executable, str(HERE / by), str(place), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         for line in driver.stdout:
             told = json.loads(line)
@@ -297,7 +297,7 @@ def lock_is_there(daemon) -> bool:
 
 
 def recovering(daemon) -> bool:
-    return known(daemon) and len(daemon.history.attempts) == 2
+    return known(daemon) and len(daemon.history.attempts) == 3
 
 
 def scoring_alone(daemon) -> bool:
@@ -312,7 +312,7 @@ def known(daemon) -> bool:
     ("when", "scenario"),
     [
         (lock_is_there, {}),
-        (recovering, {"faults": {"1:6": "crash"}}),
+        (recovering, {"faults": {"1:6": "crash", "2:6": "crash"}}),
         (scoring_alone, {"score_seconds": 2.0}),
     ],
     ids=["starting", "recovering", "evaluating"],
