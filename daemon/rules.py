@@ -7,12 +7,14 @@ epoch 50 somebody should look. A low IoU on a rare class is expected and is no a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import REMEDY_MARK
 from ..trainer.contract import Cause
+from .alert import Alert
 from .events import AlertState, Evidence, Severity
+from .findings import advice_of_finding, suspect_device
 from .gains import KeptUp, Trend, gain_over
 from .history import Epoch, History, Incident
 
@@ -23,24 +25,6 @@ COLLAPSE_MATTERS_ABOVE = 0.10
 HIDES_TRENDS = frozenset({"worker-crashed", "worker-hung", "nan-loss", "nan-weights", "amp-unstable", "out-of-memory"})
 """While one of these holds, training is not running: what the scores do is its consequence, not news."""
 TREND_CODES = frozenset({"miou-stall", "slow-start", "needs-debugging"})
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Something that holds now. The fingerprint tells whether it is the one that held before."""
-
-    fingerprint: str
-    code: str
-    severity: Severity
-    cause: str
-    evidence: Evidence
-    action: str
-    advice: str
-    drill: str | None = None
-    pending: bool = False
-    """Seen, but not yet for long enough to wake somebody."""
-    inhibited: bool = False
-    """Explained by a graver one: not told now, and not over either."""
 
 
 class Rules:
@@ -56,6 +40,7 @@ class Rules:
         """Every alert that holds; those that a graver one explains are marked."""
         alerts = [
             *_incidents(history),
+            *suspect_device(history),
             *_not_finite(history),
             *_broken_checkpoints(history),
             *_failed_evaluations(history),
@@ -64,7 +49,8 @@ class Rules:
             *_disk(history),
             *_trends(history, self._trend.with_(history), self._config),
         ]
-        if any(alert.code in HIDES_TRENDS for alert in alerts):
+        on_probation = {f"incident:{i.number}" for i in history.open_incidents() if history.trains_again(i)}
+        if any(alert.code in HIDES_TRENDS and alert.fingerprint not in on_probation for alert in alerts):
             alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
         return alerts
 
@@ -119,7 +105,7 @@ def _incidents(history: History) -> Iterator[Alert]:
             cause=opened.message,
             evidence={"attempt": opened.attempt, "epoch": opened.epoch, "step": opened.step, **opened.evidence},
             action=_action(history, incident),
-            advice=_ADVICE[opened.cause],
+            advice=advice_of_finding(history, incident) or _ADVICE[opened.cause],
             drill=None if opened.drill is None else str(opened.drill),
         )
 
@@ -132,6 +118,9 @@ def _action(history: History, incident: Incident) -> str:
         return f"{answer.because}. Attempt {answer.attempt} goes on {resume_words(answer.resume_from)}."
     if history.gave_up is not None:
         return f"Gave up: {history.gave_up.reason}"
+    found = history.diagnoses.get(incident.number)
+    if found is not None:
+        return f"The worker is stopped. Found: {found.finding}: {found.because}"
     return "The worker is stopped; waiting for the evaluator to tell which epoch is good to go back to."
 
 
