@@ -17,6 +17,7 @@ from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,6 +34,7 @@ from .alerts import AlertLog
 from .board import Board
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
+from .diagnosing import DIAGNOSIS_COMMAND
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
@@ -60,6 +62,14 @@ class StoppedEarly(Exception):  # noqa: N818 - not an error: a person asked
         self.exit_code = 128 + number
 
 
+class Commands(NamedTuple):
+    """What is started, up to the spec."""
+
+    worker: Sequence[str]
+    evaluator: Sequence[str]
+    diagnosis: Sequence[str]
+
+
 def run_job(
     source: Path,
     *,
@@ -70,6 +80,7 @@ def run_job(
     console: Console,
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
+    diagnosis_command: Sequence[str] = DIAGNOSIS_COMMAND,
 ) -> int:
     """Begin or go on with a run and stay until it ends; returns the exit code.
 
@@ -98,7 +109,7 @@ def run_job(
                     drills=drills,
                     retry=retry,
                     console=console,
-                    commands=(worker_command, evaluator_command),
+                    commands=Commands(worker_command, evaluator_command, diagnosis_command),
                 )
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
@@ -205,7 +216,7 @@ def _held(
     drills: Sequence[Drill],
     retry: bool,
     console: Console,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
 ) -> int:
     """The run directory is ours: watch it to its end, and say how it went. A disk that refuses costs a fresh start."""
     opening = [partial(_record_wishes, run, config=config, begun=begun, drills=drills, retry=retry)]
@@ -230,7 +241,7 @@ def _life(
     *,
     new_outbox: Callable[[], Outbox],
     console: Console,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
     inboxes: Inboxes,
 ) -> tuple[History, int]:
     """From what lies on the disk to the end of the run, or to the first time that the disk refuses.
@@ -347,13 +358,12 @@ def _watch(
     recorder: Recorder,
     screen: LiveScreen | PlainScreen,
     *,
-    commands: tuple[Sequence[str], Sequence[str]],
+    commands: Commands,
     inbox: Inbox,
 ) -> int:
-    worker_command, evaluator_command = commands
     scorer = Scorer(
         spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
-        command=evaluator_command,
+        command=commands.evaluator,
         inbox=inbox,
         timeout_seconds=config.evaluator.timeout_seconds,
         clock=time.monotonic,
@@ -366,7 +376,8 @@ def _watch(
         scoring=Scoring(run.path, recorder.history, scorer, min_delta=config.alerts.min_delta),
         screen=screen,
         inbox=inbox,
-        worker_command=worker_command,
+        worker_command=commands.worker,
+        diagnosis_command=commands.diagnosis,
     )
     try:
         return supervisor.run()
@@ -409,6 +420,8 @@ class SpecWriter:
             augment=self._config.augment,
             cache_dir=self._run.cache_dir,
             config_hash=self._hash,
+            warm_up_steps=plan.warm_up_steps,
+            left_out=plan.left_out,
             drills=drills,
         )
 

@@ -33,6 +33,7 @@ def main() -> int:
             console=Terminal(width=200),
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
+            diagnosis_command=(sys.executable, str(HERE / "fake_diagnosis.py"), scenario),
         )
     except StoppedEarly as stopped:
         return stopped.exit_code
