@@ -11,6 +11,7 @@ from sys import intern
 from typing import Self, assert_never
 
 from ..trainer.contract import Cause, Drill
+from .drilled import explains
 from .events import (
     AlertChanged,
     AlertState,
@@ -39,6 +40,7 @@ from .events import (
     RunFinished,
     ScoreRecorded,
 )
+from .tried import Tried
 
 SCORED_SPLITS = ("val", "test")
 COLLAPSE_SHARE = 0.7
@@ -195,6 +197,7 @@ class History:
         self.diagnoses: dict[int, Diagnosed] = {}
         """By incident."""
         self.probations: list[ProbationEnded] = []
+        self.tried = Tried()
         self._open: list[Incident] = []
         """Not known to be recovered."""
         self.alerts: dict[str, AlertChanged] = {}
@@ -247,8 +250,7 @@ class History:
             case DrillFired():
                 self.drills_fired.append((event.attempt, event.drill))
             case AttemptPlanned():
-                self.attempts.append(Attempt(event))
-                self.retry_asked, self.edited = False, frozenset()
+                self._plan(event)
             case AttemptSpawned():
                 attempt = self.attempt(event.attempt)
                 attempt.spawned, attempt.spawned_at = event, moment
@@ -270,7 +272,7 @@ class History:
             case Diagnosed():
                 self.diagnoses[event.incident] = event
             case ProbationEnded():
-                self.probations.append(event)
+                self._end_trial(event)
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
@@ -280,15 +282,30 @@ class History:
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():
-                self.gave_up, self.retry_asked = None, True
-                for incident in self.incidents:
-                    incident.forgiven = True
+                self._forgive()
             case RescoreWanted():
                 self._forget_failed_scores()
             case RunFinished():
                 self.finished = True
             case _:
                 assert_never(event)
+
+    def _plan(self, event: AttemptPlanned) -> None:
+        self.attempts.append(Attempt(event))
+        self.retry_asked, self.edited = False, frozenset()
+        answered = (i.opened.cause for i in reversed(self.incidents) if i.number == event.incident)
+        self.tried.plan(event, next(answered, None))
+
+    def _end_trial(self, event: ProbationEnded) -> None:
+        self.probations.append(event)
+        self.tried.end(event)
+        self._open = [incident for incident in self._open if not self._outlived(incident)]
+
+    def _forgive(self) -> None:
+        self.gave_up, self.retry_asked = None, True
+        for incident in self.incidents:
+            incident.forgiven = True
+        self.tried.forget()
 
     def attempt(self, number: int) -> Attempt:
         return self.attempts[number - 1]
@@ -344,7 +361,7 @@ class History:
         return True if True in judged else None if None in judged else False
 
     def recovered(self, incident: Incident) -> bool:
-        """Whether training is past it: a verified-good epoch came after it, or the run reached its end."""
+        """Whether its remedy has proved itself; without one, whether a good epoch came; or the run is over."""
         return self.finished or self._outlived(incident)
 
     def open_incidents(self) -> list[Incident]:
@@ -352,6 +369,12 @@ class History:
         return [] if self.finished else list(self._open)
 
     def _outlived(self, incident: Incident) -> bool:
+        answer = self.answer_to(incident) if incident.opened.fatal else None
+        holds = None if answer is None else self.tried.holds(answer)
+        return self.trains_again(incident) if holds is None else holds
+
+    def trains_again(self, incident: Incident) -> bool:
+        """Whether a verified-good epoch came after it."""
         opened = incident.opened
         if opened.fatal:
             return any(attempt > opened.attempt for attempt in self._good_until)
@@ -366,7 +389,7 @@ class History:
         """The drill of this attempt that explains a trouble of this cause at this step; each explains one."""
         explained = {i.opened.drill for i in self.incidents if i.opened.attempt == attempt}
         for fired_in, drill in self.drills_fired:
-            fits = cause in _CAUSED_BY[drill.kind] and step >= drill.step - 1
+            fits = explains(drill, cause) and step >= drill.step - 1
             if fired_in == attempt and fits and drill not in explained:
                 return drill
         return None
@@ -472,15 +495,3 @@ class History:
         for epoch in self.epochs.values():
             if epoch.scored and epoch.moved != "quarantined":
                 self._compete(epoch)
-
-
-_CAUSED_BY: dict[str, frozenset[Cause]] = {
-    "nan-loss": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE}),
-    "inf-gradients": frozenset({Cause.INF_GRADIENTS, Cause.AMP_UNSTABLE}),
-    "poison-batchnorm": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
-    "nan-weights": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
-    "out-of-memory": frozenset({Cause.OUT_OF_MEMORY}),
-    "kill": frozenset({Cause.WORKER_CRASHED}),
-    "hang": frozenset({Cause.WORKER_HUNG}),
-    "crash": frozenset({Cause.WORKER_CRASHED}),
-}
