@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..durable import LineLog
 from ..plain import one_line
+from .alert import Alert
 from .events import AlertChanged, AlertState, Event, Evidence
-from .holding import Alert
 
 TAIL_LINES = 1000
 OVER = frozenset({AlertState.RESOLVED, AlertState.WITHDRAWN})

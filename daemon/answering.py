@@ -1,4 +1,4 @@
-"""What follows the end of an attempt: its incident, the wait for scores, the decision, the plan that is recorded.
+"""What follows the end of an attempt: its incident, its diagnosis beside the wait for scores, the decision, the plan.
 
 The decision itself is `policy`'s, which is pure; here it gets its facts and its words become facts.
 """
@@ -14,16 +14,23 @@ from ..checkpoints.manifest import Role
 from ..trainer.contract import JOURNAL, Trouble, attempt_dir
 from . import policy, rollback
 from .config import RunConfig
-from .events import AttemptEnded, AttemptPlanned, Evidence, GaveUp, Outcome
-from .history import Attempt, History, Incident
+from .diagnosing import Diagnosing
+from .events import AttemptEnded, AttemptPlanned, Diagnosed, Evidence, GaveUp, Outcome
+from .freezing import frozen_data
+from .history import History
 from .incidents import open_incident
 from .journal import last_trouble
+from .members import Attempt, Incident
 from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
+from .trials import Trials
+from .undoing import Change, settings_of, to_put_back
 from .worker import Condemned
 
 log = logging.getLogger(__name__)
+LEFT_OUT_AT_MOST = 0.5
+"""Of the training images: a replay that says more of them are broken is broken itself."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,22 @@ class Answers:
     """Plans attempts. `start_at` is when the newest plan may be carried out; `settled` that none will follow."""
 
     def __init__(
-        self, run: RunDir, config: RunConfig, recorder: Recorder, scoring: Scoring, clock: Callable[[], float]
+        self,
+        run: RunDir,
+        config: RunConfig,
+        recorder: Recorder,
+        *,
+        scoring: Scoring,
+        diagnosing: Diagnosing,
+        trials: Trials,
+        clock: Callable[[], float],
     ) -> None:
         self._run = run
         self._config = config
         self._recorder = recorder
         self._scoring = scoring
+        self._diagnosing = diagnosing
+        self._trials = trials
         self._clock = clock
         self._undecided: Undecided | None = None
         self.start_at = 0.0
@@ -56,7 +73,7 @@ class Answers:
         return self._recorder.history
 
     def plan_first(self) -> None:
-        settings = self._configured()
+        settings = self._trials.wished
         self._recorder.record(
             AttemptPlanned(
                 attempt=1,
@@ -70,10 +87,6 @@ class Answers:
                 because="the run begins",
             )
         )
-
-    def _configured(self) -> policy.Settings:
-        trainer = self._config.trainer
-        return policy.Settings(trainer.lr, trainer.amp, trainer.batch_size, trainer.accumulate)
 
     def _retuned(self, settings: policy.Settings) -> policy.Settings:
         """With what a person has edited for this attempt."""
@@ -97,12 +110,21 @@ class Answers:
             case Outcome.FINISHED:
                 self._plan_next(attempt, because=f"the run was extended to {self.history.epochs_wanted} epochs")
             case Outcome.STOPPED:
-                self._plan_next(attempt, because="the run goes on after a stop")
+                self._go_on_after_stop(attempt)
             case _ if self.history.gave_up is None:
                 journal = attempt_dir(self._run.path, attempt.number) / JOURNAL
                 self.await_answer(ended, trouble=last_trouble(journal))
             case _:
                 self.settled = True
+
+    def _go_on_after_stop(self, attempt: Attempt) -> None:
+        """With the change for which the worker had to leave, or for which this is a good moment."""
+        self._trials.settle()
+        change = self._trials.change()
+        if change is None:
+            self._plan_next(attempt, because="the run goes on after a stop")
+        else:
+            self._plan_change(attempt, change)
 
     def _reached_the_end(self) -> bool:
         standing = self.history.lineage()
@@ -147,13 +169,29 @@ class Answers:
         self._undecided = Undecided(ended, known, self._clock() + self._config.recovery.wait_for_scores_seconds)
 
     def answer(self, now: float) -> None:
-        """Decide and record what follows, once it is known which epochs are good or that cannot be waited for."""
+        """Decide and record what follows, once it is known what it was and which epochs are good, or that neither can
+        be waited for. The replay and the evaluator work at the same time.
+        """
         undecided = self._undecided
         if undecided is None:
             return
+        self._trials.settle()
         attempt = self.history.attempt(undecided.ended.attempt)
+        change = None if undecided.ended.outcome is Outcome.PERMANENT else to_put_back(self.history)
+        if change is not None:  # what it was is known: the undoing of a remedy
+            if not self._has_to_wait(change.resume, undecided, now):
+                self._plan_change(attempt, change, incident=undecided.incident)
+                self._undecided = None
+            return
+        if not self._is_diagnosed(undecided, now):
+            return
+        diagnosis = self.history.diagnoses.get(undecided.incident) if undecided.incident is not None else None
         decision = policy.decide(
-            _settings(attempt.plan), self._past(undecided), self._ending(undecided), self._config.recovery
+            settings_of(attempt.plan),
+            self._past(undecided),
+            self._ending(undecided),
+            self._config.recovery,
+            diagnosis,
         )
         match decision:
             case policy.Complete():
@@ -161,12 +199,43 @@ class Answers:
             case policy.GiveUp():
                 self.give_up(GaveUp(reason=decision.reason, exit_code=decision.exit_code))
             case policy.Restart():
-                if decision.resume == "verified-good" and self._scores_are_coming() and now < undecided.until:
+                if self._has_to_wait(decision.resume, undecided, now):
                     return
                 self._plan_restart(attempt, undecided, decision)
             case _:
                 assert_never(decision)
         self._undecided = None
+
+    def _has_to_wait(self, resume: policy.ResumeFrom, undecided: Undecided, now: float) -> bool:
+        return resume == "verified-good" and self._scores_are_coming() and now < undecided.until
+
+    def _is_diagnosed(self, undecided: Undecided, now: float) -> bool:
+        """Whether it is known what it was, as far as it can be."""
+        incident = self._incident_of(undecided)
+        if incident is None or not self._diagnosing.wanted(incident):
+            return True
+        found = self._diagnosing.tend(incident, now)
+        if found is None:
+            return False
+        self._recorder.record(self._with_sound_files(found))
+        return True
+
+    def _incident_of(self, undecided: Undecided) -> Incident | None:
+        return next((i for i in reversed(self.history.incidents) if i.number == undecided.incident), None)
+
+    def _with_sound_files(self, found: Diagnosed) -> Diagnosed:
+        """Only what is trained can be left out, and most of it has to stay."""
+        if not found.files:
+            return found
+        trained = {pair.image for pair in frozen_data(self._run).splits["train"]}
+        left_out = set(self.history.attempts[-1].plan.left_out)
+        files = tuple(name for name in dict.fromkeys(found.files) if name in trained - left_out)
+        why = ""
+        if not files:
+            why = "; none of the files is trained"
+        elif len(left_out) + len(files) > LEFT_OUT_AT_MOST * len(trained):
+            why = f"; {len(files)} of {len(trained)} training images are too many to leave out"
+        return found.model_copy(update={"files": () if why else files, "because": found.because + why})
 
     def give_up(self, verdict: GaveUp) -> None:
         self._recorder.record(verdict)
@@ -181,17 +250,22 @@ class Answers:
         for incident in self.history.fatal_incidents():
             if incident.number == undecided.incident:
                 break
-            answer = self.history.answer_to(incident)
-            progress = self.history.progressed(before, incident.opened.attempt)
+            opened, answer = incident.opened, self.history.answer_to(incident)
+            if answer is not None and answer.puts_back is not None:
+                continue  # segwatch brought it about itself: it costs nothing of the budgets
+            progress = self.history.progressed(before, opened.attempt)
             remedy = policy.remedy_of(answer.remedy) if answer else None
-            past.append(policy.Past(incident.opened.cause, remedy, progress))
-            before = incident.opened.attempt
+            diagnosis = self.history.diagnoses.get(incident.number)
+            finding = None if diagnosis is None else diagnosis.finding
+            past.append(policy.Past(opened.cause, remedy, progress, opened.step, finding))
+            before = opened.attempt
         return past
 
     def _ending(self, undecided: Undecided) -> policy.Ending:
         ended = undecided.ended
         earlier = [i.opened.attempt for i in self.history.fatal_incidents() if i.number != undecided.incident]
-        drilled = any(i.opened.drill for i in self.history.incidents if i.number == undecided.incident)
+        incident = self._incident_of(undecided)
+        drilled = incident is not None and incident.opened.drill is not None
         return policy.Ending(
             outcome=ended.outcome,
             cause=ended.cause,
@@ -200,6 +274,7 @@ class Answers:
             stepped=ended.stepped,
             ever_stepped=drilled or any(a.ended is not None and a.ended.stepped for a in self.history.attempts),
             progress=self.history.progressed(max(earlier, default=0), ended.attempt),
+            step=ended.step if incident is None else incident.opened.step,
         )
 
     def _plan_restart(self, attempt: Attempt, undecided: Undecided, decision: policy.Restart) -> None:
@@ -211,6 +286,23 @@ class Answers:
             incident=undecided.incident,
             remedy=decision.remedy,
             delay_seconds=decision.delay_seconds,
+            before_step=decision.before_step,
+            warm_up_steps=decision.warm_up_steps,
+            leave_out=decision.leave_out,
+        )
+
+    def _plan_change(self, attempt: Attempt, change: Change, *, incident: int | None = None) -> None:
+        self._plan_next(
+            attempt,
+            because=change.because,
+            resume=change.resume,
+            settings=change.settings,
+            incident=incident,
+            remedy=change.puts_back,
+            undoes=change.undoes,
+            puts_back=change.puts_back,
+            before_step=change.before_step,
+            warm_up_steps=change.warm_up_steps,
         )
 
     def _plan_next(
@@ -222,12 +314,17 @@ class Answers:
         settings: policy.Settings | None = None,
         incident: int | None = None,
         remedy: policy.Remedy | None = None,
+        undoes: policy.Remedy | None = None,
+        puts_back: policy.Remedy | None = None,
         delay_seconds: float = 0.0,
+        before_step: int | None = None,
+        warm_up_steps: int = 0,
+        leave_out: tuple[str, ...] = (),
     ) -> None:
         """Record the intent; carrying it out starts with the next look."""
         if settings is None:  # what was never trained with may have been mended in the file
-            settings = self._retuned(_settings(attempt.plan)) if self.history.ever_stepped else self._configured()
-        point, broken = rollback.choose(self._run.path, self.history, resume)
+            settings = self._retuned(settings_of(attempt.plan)) if self.history.ever_stepped else self._trials.wished
+        point, broken = rollback.choose(self._run.path, self.history, resume, before_step=before_step)
         for entry in broken:
             self._set_aside(entry)
         self._recorder.record(
@@ -243,6 +340,10 @@ class Answers:
                 because=because,
                 incident=incident,
                 remedy=remedy,
+                undoes=undoes,
+                puts_back=puts_back,
+                warm_up_steps=warm_up_steps or _rest_of_warm_up(attempt.plan, point.step if point else 0),
+                left_out=tuple(dict.fromkeys((*attempt.plan.left_out, *leave_out))),
                 delay_seconds=delay_seconds,
             )
         )
@@ -261,8 +362,9 @@ class Answers:
             rollback.quarantine(self._run.path, broken.path, manifest)
 
 
-def _settings(plan: AttemptPlanned) -> policy.Settings:
-    return policy.Settings(plan.lr, plan.amp, plan.batch_size, plan.accumulate)
+def _rest_of_warm_up(plan: AttemptPlanned, step: int) -> int:
+    """Of an attempt that ended in the middle of it; all of it where the next one begins before it did."""
+    return min(max(0, plan.resume_step + plan.warm_up_steps - step), plan.warm_up_steps)
 
 
 def _ended_by(incident: Incident, attempt: int) -> bool:

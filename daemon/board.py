@@ -33,7 +33,8 @@ from .events import (
     RescoreWanted,
     ScoreRecorded,
 )
-from .history import SCORED_SPLITS, AnyScore, Epoch, History
+from .history import History
+from .members import SCORED_SPLITS, AnyScore, Epoch
 from .words import sentence
 
 log = logging.getLogger(__name__)

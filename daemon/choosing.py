@@ -13,7 +13,8 @@ from typing import Any, Literal
 from ..errors import CorruptCheckpointError, UsageError
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Request
-from .history import SCORED_SPLITS, AnyScore, Epoch, History
+from .history import History
+from .members import SCORED_SPLITS, AnyScore, Epoch
 from .rundir import RunDir
 from .store import read_events
 from .words import figure

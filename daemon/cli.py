@@ -152,8 +152,8 @@ def audit(
     The same, with every file and a picture of images beside their masks, is written into audit.md and audit.png.
     """
     from ..data.audit_view import render
+    from .auditing import audit_data, keep_audit, require_told, require_trainable, tell_effort
     from .config import load_config
-    from .job import audit_data, keep_audit, require_told, require_trainable, tell_effort
 
     settings = load_config(config)
     report = audit_data(config, settings, _console(stderr=json))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..trainer.contract import Cause
 from .events import Evidence
 from .gains import GONE_IOU, HELD_IOU, Trend
-from .history import Epoch, History
+from .history import History
+from .members import Epoch
 
 MATTERS_ABOVE = 0.10
 """A best mIoU below this is no level to fall from."""

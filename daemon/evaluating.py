@@ -26,11 +26,12 @@ from ..evaluator.config import EvaluatorConfig
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Done, EvaluationReport, Refused, Request, Working, report_path
 from ..evaluator.statistics import Difference, difference, read_per_image
+from .auditing import audit_data
 from .config import RunConfig, load_config
 from .evaluations import read_report
-from .history import SCORED_SPLITS
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
-from .job import StoppedEarly, audit_data, log_to, signals_raise
+from .job import StoppedEarly, log_to, signals_raise
+from .members import SCORED_SPLITS
 from .process import EVALUATOR_COMMAND
 from .ranking import Candidate, Ranking, show, write
 from .scorer import Scorer, spec_for

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ..evaluator.report import EvaluationReport, report_path
 from ..evaluator.statistics import Difference, PerImage, difference, read_per_image
-from .history import Epoch
+from .members import Epoch
 
 log = logging.getLogger(__name__)
 FORMER = "former"

@@ -129,6 +129,8 @@ class AttemptPlanned(Record):
     """`lower-lr`, `amp-off`, `bf16`, `micro-batch`, `leave-out`, `resume`."""
     undoes: str | None = None
     """The remedy that this attempt takes back, to see whether it is still needed."""
+    puts_back: str | None = None
+    """The remedy that was taken back in vain and is in force again from this attempt on."""
     warm_up_steps: int = 0
     left_out: tuple[str, ...] = ()
     """All images that are not trained any more, by name."""

@@ -21,9 +21,10 @@ from .config import RunConfig
 from .evaluations import report_of
 from .events import Event, Outcome, RescoreWanted, RunFinished, ScoreRecorded
 from .freezing import frozen_config, require_same_files
-from .history import SCORED_SPLITS, Epoch, History
+from .history import History
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
 from .job import log_to, recorder_for, signals_raise
+from .members import SCORED_SPLITS, Epoch
 from .observing import Observer
 from .process import EVALUATOR_COMMAND, WorkerLock
 from .recording import Recorder

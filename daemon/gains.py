@@ -17,7 +17,8 @@ from statistics import median
 from typing import Generic, Protocol, Self, TypeVar
 
 from .events import Gain
-from .history import Epoch, History
+from .history import History
+from .members import Epoch
 
 Scored = tuple[Epoch, float]
 """An epoch and its test mIoU."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from sys import intern
-from typing import Self, assert_never
+from typing import assert_never
 
 from ..trainer.contract import Cause, Drill
+from .drilled import explains
 from .events import (
     AlertChanged,
     AlertState,
@@ -30,7 +28,6 @@ from .events import (
     EpochCommitted,
     EpochMoved,
     Event,
-    Gain,
     GapMeasured,
     GaveUp,
     IncidentOpened,
@@ -40,133 +37,10 @@ from .events import (
     RunFinished,
     ScoreRecorded,
 )
+from .members import SCORED_SPLITS, Attempt, Epoch, Incident, Score
 from .series import Series
+from .tried import Tried
 from .winners import Best, Winners
-
-SCORED_SPLITS = ("val", "test")
-COLLAPSE_SHARE = 0.7
-"""A checkpoint that keeps less of the best mIoU before it is no place to go back to."""
-
-
-@dataclass
-class Attempt:
-    """One worker process: planned, spawned, started, ended."""
-
-    plan: AttemptPlanned
-    spawned: AttemptSpawned | None = None
-    started: AttemptStarted | None = None
-    ended: AttemptEnded | None = None
-    spawned_at: float | None = None
-    ended_at: float | None = None
-
-    @property
-    def number(self) -> int:
-        return self.plan.attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A `ScoreRecorded` as it is kept: a sixth of its memory, which a run of 10,000 epochs needs 20,000 times."""
-
-    attempt: int
-    epoch: int
-    step: int
-    split: str
-    verdict: str
-    miou: float | None
-    fwiou: float | None
-    pixel_accuracy: float | None
-    mean_accuracy: float | None
-    mean_dice: float | None
-    packed_iou: array[float]
-    """By class, -1 where unknown."""
-    miou_low: float | None
-    miou_high: float | None
-    gain: Gain | None
-    images: int
-    skipped_images: int
-    seconds: float
-    checkpoint_sha256: str
-    data_fingerprint: str
-    message: str
-
-    @classmethod
-    def of(cls, event: ScoreRecorded) -> Self:
-        known = {name: getattr(event, name) for name in cls.__slots__ if name != "packed_iou"}
-        known["packed_iou"] = array("d", [-1.0 if iou is None else iou for iou in event.class_iou])
-        for name in ("split", "verdict", "message", "checkpoint_sha256", "data_fingerprint"):
-            known[name] = intern(known[name])  # read from JSON, each would be a string of its own
-        return cls(**known)
-
-    @property
-    def class_iou(self) -> tuple[float | None, ...]:
-        return tuple(None if iou < 0 else iou for iou in self.packed_iou)
-
-
-AnyScore = ScoreRecorded | Score
-
-
-@dataclass(slots=True)
-class Epoch:
-    """One committed epoch of one attempt, with its scores by split."""
-
-    attempt: int
-    epoch: int
-    step: int
-    manifest: str
-    sha256: str
-    finite: bool
-    moved: str | None = None
-    """`superseded` or `quarantined`."""
-    moved_because: str = ""
-    scores: dict[str, Score] = field(default_factory=dict)
-    former: tuple[Score, ...] = ()
-    """Scores on files that were changed since, where it was scored again."""
-    best_before: float | None = None
-    """Best test mIoU of the epochs scored earlier."""
-    past_onset: bool = False
-    """It was trained after the step from which on a spike or a collapse had begun."""
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.attempt, self.epoch
-
-    @property
-    def scored(self) -> bool:
-        return all(split in self.scores for split in SCORED_SPLITS)
-
-    @property
-    def weights(self) -> str:
-        """Path of the weights, relative to the run directory."""
-        return str(PurePosixPath(self.manifest).with_suffix(".pth"))
-
-    @property
-    def verified_good(self) -> bool | None:
-        """Finite and scored without collapse, and its bytes are as committed; `None` while that is not known."""
-        if not self.finite or self.moved == "quarantined" or self.past_onset:
-            return False
-        if not self.scored:
-            return None
-        if any(score.verdict not in {"ok", "single-class"} for score in self.scores.values()):
-            return False
-        miou = self.scores["test"].miou
-        return miou is not None and (self.best_before is None or miou >= COLLAPSE_SHARE * self.best_before)
-
-    def miou(self, split: str) -> float | None:
-        score = self.scores.get(split)
-        return None if score is None else score.miou
-
-
-@dataclass
-class Incident:
-    opened: IncidentOpened
-    at: float
-    forgiven: bool = False
-    """A person has asked for another try since."""
-
-    @property
-    def number(self) -> int:
-        return self.opened.number
 
 
 class History:
@@ -196,6 +70,7 @@ class History:
         self.diagnoses: dict[int, Diagnosed] = {}
         """By incident."""
         self.probations: list[ProbationEnded] = []
+        self.tried = Tried()
         self._open: list[Incident] = []
         """Not known to be recovered."""
         self.alerts: dict[str, AlertChanged] = {}
@@ -250,16 +125,9 @@ class History:
             case DrillFired():
                 self.drills_fired.append((event.attempt, event.drill))
             case AttemptPlanned():
-                self.attempts.append(Attempt(event))
-                self.retry_asked, self.edited = False, frozenset()
-            case AttemptSpawned():
-                attempt = self.attempt(event.attempt)
-                attempt.spawned, attempt.spawned_at = event, moment
-            case AttemptStarted():
-                self.attempt(event.attempt).started = event
-            case AttemptEnded():
-                attempt = self.attempt(event.attempt)
-                attempt.ended, attempt.ended_at = event, moment
+                self._plan(event)
+            case AttemptSpawned() | AttemptStarted() | AttemptEnded():
+                self.attempt(event.attempt).tell(moment, event)
             case EpochCommitted():
                 self._commit(event)
             case EpochMoved():
@@ -273,7 +141,7 @@ class History:
             case Diagnosed():
                 self.diagnoses[event.incident] = event
             case ProbationEnded():
-                self.probations.append(event)
+                self._end_trial(event)
             case AlertChanged():
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
@@ -283,9 +151,7 @@ class History:
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():
-                self.gave_up, self.retry_asked = None, True
-                for incident in self.incidents:
-                    incident.forgiven = True
+                self._forgive()
             case RescoreWanted():
                 self._ask_again(event)
             case RunFinished():
@@ -293,6 +159,23 @@ class History:
                 self.series.settle()
             case _:
                 assert_never(event)
+
+    def _plan(self, event: AttemptPlanned) -> None:
+        self.attempts.append(Attempt(event))
+        self.retry_asked, self.edited = False, frozenset()
+        answered = (i.opened.cause for i in reversed(self.incidents) if i.number == event.incident)
+        self.tried.plan(event, next(answered, None))
+
+    def _end_trial(self, event: ProbationEnded) -> None:
+        self.probations.append(event)
+        self.tried.end(event)
+        self._open = [incident for incident in self._open if not self._outlived(incident)]
+
+    def _forgive(self) -> None:
+        self.gave_up, self.retry_asked = None, True
+        for incident in self.incidents:
+            incident.forgiven = True
+        self.tried.forget()
 
     def attempt(self, number: int) -> Attempt:
         return self.attempts[number - 1]
@@ -358,7 +241,7 @@ class History:
         return True if True in judged else None if None in judged else False
 
     def recovered(self, incident: Incident) -> bool:
-        """Whether training is past it: a verified-good epoch came after it, or the run reached its end."""
+        """Whether its remedy has proved itself; without one, whether a good epoch came; or the run is over."""
         return self.finished or self._outlived(incident)
 
     def open_incidents(self) -> list[Incident]:
@@ -366,6 +249,12 @@ class History:
         return [] if self.finished else list(self._open)
 
     def _outlived(self, incident: Incident) -> bool:
+        answer = self.answer_to(incident) if incident.opened.fatal else None
+        holds = None if answer is None else self.tried.holds(answer)
+        return self.trains_again(incident) if holds is None else holds
+
+    def trains_again(self, incident: Incident) -> bool:
+        """Whether a verified-good epoch came after it."""
         opened = incident.opened
         if opened.fatal:
             return any(attempt > opened.attempt for attempt in self._good_until)
@@ -380,7 +269,7 @@ class History:
         """The drill of this attempt that explains a trouble of this cause at this step; each explains one."""
         explained = {i.opened.drill for i in self.incidents if i.opened.attempt == attempt}
         for fired_in, drill in self.drills_fired:
-            fits = cause in _CAUSED_BY[drill.kind] and step >= drill.step - 1
+            fits = explains(drill, cause) and step >= drill.step - 1
             if fired_in == attempt and fits and drill not in explained:
                 return drill
         return None
@@ -502,17 +391,3 @@ class History:
 
 
 _HAS_ONSET = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})
-
-_CAUSED_BY: dict[str, frozenset[Cause]] = {
-    "nan-loss": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE}),
-    "inf-gradients": frozenset({Cause.INF_GRADIENTS, Cause.AMP_UNSTABLE}),
-    "poison-batchnorm": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
-    "nan-weights": frozenset({Cause.NAN_WEIGHTS, Cause.NAN_LOSS}),
-    "out-of-memory": frozenset({Cause.OUT_OF_MEMORY}),
-    "kill": frozenset({Cause.WORKER_CRASHED}),
-    "hang": frozenset({Cause.WORKER_HUNG}),
-    "crash": frozenset({Cause.WORKER_CRASHED}),
-    "overflow": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.NAN_WEIGHTS}),
-    "bad-file": frozenset({Cause.WORKER_CRASHED}),
-    "lr-spike": frozenset({Cause.INF_GRADIENTS, Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.LOSS_SPIKE}),
-}

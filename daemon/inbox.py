@@ -33,6 +33,12 @@ class WorkerExited:
 
 
 @dataclass(frozen=True)
+class DiagnosisExited:
+    incident: int
+    returncode: int
+
+
+@dataclass(frozen=True)
 class EvaluatorSaid:
     generation: int
     answer: Answer
@@ -44,7 +50,7 @@ class EvaluatorExited:
     returncode: int
 
 
-Message = Look | Housekeep | Interrupted | WorkerExited | EvaluatorSaid | EvaluatorExited
+Message = Look | Housekeep | Interrupted | WorkerExited | DiagnosisExited | EvaluatorSaid | EvaluatorExited
 Inbox = SimpleQueue[Message]
 LOOK_SECONDS = 0.5
 """How long a foreground loop waits for a message before it looks round."""

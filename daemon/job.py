@@ -10,30 +10,30 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..data.audit import AuditReport, audit, require
-from ..data.audit_page import write_audit
+from ..data.audit import AuditReport
 from ..data.audit_view import render
-from ..data.config import SPLITS
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
 from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
+from .auditing import audit_data, keep_audit, require_trainable, say
 from .board import Board
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
+from .diagnosing import DIAGNOSIS_COMMAND
 from .doctor import before_run
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
@@ -54,7 +54,6 @@ from .storage import DiskError, Pauses, StorageError, free_bytes
 from .store import Store
 from .supervisor import Supervisor
 
-Commands = tuple[Sequence[str], Sequence[str], Sequence[str] | None]
 """Of the worker, of the evaluator, and of the standby; without the last there is none."""
 
 
@@ -64,6 +63,15 @@ class StoppedEarly(Exception):  # noqa: N818 - not an error: a person asked
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+class Commands(NamedTuple):
+    """What is started, up to the spec."""
+
+    worker: Sequence[str]
+    evaluator: Sequence[str]
+    diagnosis: Sequence[str]
+    standby: Sequence[str] | None
 
 
 def run_job(
@@ -78,6 +86,7 @@ def run_job(
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
     standby_command: Sequence[str] | None = STANDBY_COMMAND,
+    diagnosis_command: Sequence[str] = DIAGNOSIS_COMMAND,
 ) -> int:
     """Begin or go on with a run and stay until it ends; returns the exit code.
 
@@ -106,7 +115,7 @@ def run_job(
                     drills=drills,
                     retry=retry,
                     console=console,
-                    commands=(worker_command, evaluator_command, standby_command),
+                    commands=Commands(worker_command, evaluator_command, diagnosis_command, standby_command),
                 )
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
@@ -116,62 +125,6 @@ def run_job(
             run.release()
             if not run.exists:
                 run.abandon()
-
-
-def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Collection[str] = SPLITS) -> AuditReport:
-    """Read every mask of `splits`, with a progress bar where somebody looks."""
-    with Progress(
-        TextColumn("audit: every mask is read"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("audit", total=None)
-        return audit(
-            config.data,
-            source.resolve().parent,
-            weight_limit=config.loss.class_weight_limit,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-            splits=splits,
-        )
-
-
-def keep_audit(report: AuditReport, directory: Path, console: Console) -> None:
-    """Write audit.md and audit.png, and say where; a directory that cannot be written to stops nothing."""
-    try:
-        written = ", ".join(str(path) for path in write_audit(report, directory))
-        told = f"written: {written}"
-    except (OSError, ConfigError) as error:
-        told = f"audit.md is not written: {error}"
-    _say(console, told)
-
-
-def tell_effort(report: AuditReport, console: Console) -> None:
-    """Print how fast the files were read, where any were."""
-    if report.effort is not None and report.effort.pairs:
-        _say(console, report.effort.words())
-
-
-def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
-    """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
-    data = require(report)
-    config.loss.resolved(data.classes)
-    return data
-
-
-def require_told(report: AuditReport) -> None:
-    """Raises a ConfigError of one line where the audit has errors, which stand on the screen already."""
-    if report.resolved is None:
-        number = len(report.errors)
-        raise ConfigError(f"not ready to train: {'1 error' if number == 1 else f'{number} errors'}, told by the audit")
-
-
-def _say(console: Console, words: str) -> None:
-    with nobody_may_look():
-        console.print(words, soft_wrap=True, highlight=False, markup=False)
 
 
 @dataclass(frozen=True)
@@ -205,11 +158,11 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
             accepted = _look_again(run, history, source, config, console)
         elif retry or _has_work(history) or config.trainer.epochs > history.epochs_wanted:
             with log_to(run.path / "daemon.log"):
-                require_same_files(run, lambda words: _say(console, words))
+                require_same_files(run, lambda words: say(console, words))
         changes = accept(run, source, config, retry=retry and history.gave_up is not None)
         return Begun(new=False, changes=changes, accepted=accepted)
     for check in before_run(source, config, run.path.parent):
-        _say(console, f"{check.state}: {check.name}: {one_line(check.found)} -> {check.remedy}")
+        say(console, f"{check.state}: {check.name}: {one_line(check.found)} -> {check.remedy}")
     report, data = _audited(source, config, console)
     create(run, source, config, data, report.files)
     keep_audit(report, run.path, console)
@@ -228,7 +181,7 @@ def _look_again(run: RunDir, history: History, source: Path, config: RunConfig, 
     report, data = _audited(source, config, console)
     accepted = compare_with_frozen(run, history, report, data)
     if accepted is None:
-        _say(console, "--accept-data: every file holds what it held when the run began; there is nothing to accept")
+        say(console, "--accept-data: every file holds what it held when the run began; there is nothing to accept")
     else:
         keep_audit(report, run.path, console)
     return accepted
@@ -299,14 +252,10 @@ def _life(
 
 def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, console: Console) -> None:
     """Wait for the disk; whoever stops the daemon meanwhile stops the run. Raises StoppedEarly, StorageError."""
-
-    def say(text: str) -> None:
-        with nobody_may_look():
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    number = pauses.wait(error, inbox, say)
+    tell = partial(say, console)
+    number = pauses.wait(error, inbox, tell)
     if number is not None:
-        stop_worker(run, say)
+        stop_worker(run, tell)
         raise StoppedEarly(number)
 
 
@@ -323,8 +272,7 @@ def _check_channels(source: Path, config: RunConfig, console: Console, *, begins
     except ConfigError as error:
         if begins:
             raise
-        with nobody_may_look():
-            console.print(f"notifications wait: {error.what}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"notifications wait: {error.what}")
 
 
 def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScreen) -> None:
@@ -389,13 +337,12 @@ def _watch(
     commands: Commands,
     inbox: Inbox,
 ) -> int:
-    worker_command, evaluator_command, standby_command = commands
     standby = None
-    if config.recovery.standby and standby_command is not None:
-        standby = Standby(run.path / "standby.log", command=standby_command)
+    if config.recovery.standby and commands.standby is not None:
+        standby = Standby(run.path / "standby.log", command=commands.standby)
     scorer = Scorer(
         spec_for(run.path, run.cache_dir, config.evaluator, files=FILES),
-        command=evaluator_command,
+        command=commands.evaluator,
         inbox=inbox,
         timeout_seconds=config.evaluator.timeout_seconds,
         clock=time.monotonic,
@@ -408,7 +355,8 @@ def _watch(
         scoring=Scoring(run.path, recorder.history, scorer, min_delta=config.alerts.min_delta),
         screen=screen,
         inbox=inbox,
-        worker_command=worker_command,
+        worker_command=commands.worker,
+        diagnosis_command=commands.diagnosis,
         standby=standby,
     )
     try:
@@ -454,6 +402,8 @@ class SpecWriter:
             augment=self._config.augment,
             cache_dir=self._run.cache_dir,
             config_hash=self._hash,
+            warm_up_steps=plan.warm_up_steps,
+            left_out=plan.left_out,
             drills=drills,
         )
 

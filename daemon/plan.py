@@ -12,9 +12,10 @@ from ..data.audit_view import render
 from ..data.resolved import ResolvedData
 from ..trainer.contract import Drill
 from . import doctor, memory_checks, place_checks
+from .auditing import audit_data, require_trainable
 from .check import gigabytes
 from .config import RunConfig, load_config
-from .job import audit_data, recorded, require_trainable
+from .job import recorded
 from .rundir import RunDir
 from .survey import Survey, survey
 

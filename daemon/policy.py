@@ -1,7 +1,8 @@
 """PURE: how an attempt ended, and what came before, in; what to do next, out. No clock, no process, no file, no torch.
 
-The ladder of remedies and its budgets. Half precision overflows before anything else does, so it is ruled out first;
-then the learning rate; what merely died is resumed with nothing changed.
+What a replay has found out decides: the cheapest remedy that suffices. Where it could not be found out, a ladder does,
+and its words say that it guessed: half precision overflows before anything else does, so it is ruled out first; then
+the learning rate; what merely died is resumed with nothing changed. Budgets bound both.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Literal, assert_never, cast, get_args
 
 from ..trainer.config import Amp
 from ..trainer.contract import Cause
+from ..trainer.diagnosis import Finding
 from .config import RecoveryConfig
-from .events import Outcome
+from .events import Diagnosed, Outcome
+from .findings import SAME_PLACE_STEPS
 
 Remedy = Literal["lower-lr", "amp-off", "bf16", "micro-batch", "leave-out", "resume"]
 ResumeFrom = Literal["verified-good", "latest"]
@@ -27,6 +30,11 @@ NUMERIC = frozenset(
         Cause.MIOU_COLLAPSE,
     }
 )
+
+OVERSHOT = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})
+"""Finite all the time: half precision is no suspect, the learning rate is."""
+TRUSTED_TRANSIENTS = 2
+"""Something that cannot be repeated is believed so often in one place; then it is no accident any more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Past:
     remedy: Remedy | None
     progress: bool | None
     """Whether a newer verified-good epoch stood between the incident before it and this one; `None` is unknown."""
+    step: int = 0
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Ending:
     """Whether any attempt of the run did."""
     progress: bool | None
     """Whether a newer verified-good epoch has come since the incident before."""
+    step: int = 0
+    """Of the incident."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,13 @@ class Restart:
     remedy: Remedy
     because: str
     delay_seconds: float = 0.0
+    before_step: int | None = None
+    """Only a checkpoint of an earlier step is gone back to."""
+    warm_up_steps: int = 0
+    leave_out: tuple[str, ...] = ()
+    """Images that are not trained any more, besides those that are left out already."""
+    puts_back: Remedy | None = None
+    """The remedy that was taken back in vain and is in force again."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,17 @@ class GiveUp:
 Decision = Complete | Restart | GiveUp
 
 
-def decide(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Decision:
-    """The next thing to do after an attempt with `settings` ended. `past` is oldest first, without this ending."""
+def decide(
+    settings: Settings,
+    past: Sequence[Past],
+    ending: Ending,
+    config: RecoveryConfig,
+    diagnosis: Diagnosed | None = None,
+) -> Decision:
+    """The next thing to do after an attempt with `settings` ended. `past` is oldest first, without this ending.
+
+    `diagnosis` is `None` where nothing was replayed, because nothing had to be or a person does not want it.
+    """
     match ending.outcome:
         case Outcome.FINISHED:
             return Complete()
@@ -100,9 +128,11 @@ def decide(settings: Settings, past: Sequence[Past], ending: Ending, config: Rec
     assert ending.cause is not None, "everything else has a cause"
     if (spent := _spent_budget(past, ending, config)) is not None:
         return GiveUp(spent)
+    if diagnosis is not None and (known := _known_remedy(settings, past, ending, config, diagnosis)) is not None:
+        return known
     match ending.outcome:
         case Outcome.UNSTABLE:
-            return _steadier(settings, past, ending, config)
+            return _guessed(_steadier(settings, past, ending, config), past, ending, diagnosis)
         case Outcome.OUT_OF_MEMORY:
             return _smaller(settings, past, ending, config)
         case Outcome.KILLED | Outcome.CRASHED | Outcome.HUNG | Outcome.STOPPED | Outcome.REMEDY_FAILED:
@@ -149,9 +179,90 @@ def _spent_budget(past: Sequence[Past], ending: Ending, config: RecoveryConfig) 
     return None
 
 
+def transients_here(past: Sequence[Past], step: int) -> int:
+    """How often something at about this step could not be repeated."""
+    return sum(p.finding is Finding.TRANSIENT and abs(p.step - step) <= SAME_PLACE_STEPS for p in past)
+
+
+def _known_remedy(
+    settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig, diagnosis: Diagnosed
+) -> Decision | None:
+    """What the finding of a replay asks for; `None` where it asks for nothing, and the ladder decides."""
+    numeric = ending.outcome is Outcome.UNSTABLE
+    where = f"{ending.cause} in epoch {ending.epoch_under_way}"
+    match diagnosis.finding:
+        case Finding.TRANSIENT if numeric and transients_here(past, ending.step) < TRUSTED_TRANSIENTS:
+            return _not_repeatable(settings, past, ending, diagnosis)
+        case Finding.PRECISION if settings.amp is not Amp.OFF:
+            return _wider(settings, diagnosis, f"{where} is the precision: {_said(diagnosis)}")
+        case Finding.DATA if diagnosis.files:
+            names = ", ".join(diagnosis.files)
+            words = f"{where} is the data: {_said(diagnosis)}: {names} left out from here on, settings kept"
+            return Restart(settings, "latest", "leave-out", words, leave_out=diagnosis.files)
+        case Finding.LEARNING_RATE if numeric:
+            onset = ending.step if diagnosis.onset_step is None else diagnosis.onset_step
+            why = f"{where} is the learning rate: {_said(diagnosis)}"
+            return _lower(settings, past, ending, config, why=why, onset_step=onset)
+        case Finding.CAPACITY:
+            return _smaller(settings, past, ending, config)
+        case _:
+            return None
+
+
+def _wider(settings: Settings, diagnosis: Diagnosed, why: str) -> Restart:
+    """A wider range of numbers, of which bf16 has as much as fp32 and costs nothing. Nothing poisoned is committed."""
+    if settings.amp is Amp.FP16 and diagnosis.bf16_is_finite is True:
+        words = f"{why}: AMP fp16 -> bf16, learning rate kept"
+        return Restart(replace(settings, amp=Amp.BF16), "latest", "bf16", words)
+    words = f"{why}: AMP {settings.amp} -> off, learning rate kept"
+    return Restart(replace(settings, amp=Amp.OFF), "latest", "amp-off", words)
+
+
+def _said(diagnosis: Diagnosed) -> str:
+    """Its reason, as a part of a sentence."""
+    return diagnosis.because.rstrip(". ")
+
+
+def _not_repeatable(settings: Settings, past: Sequence[Past], ending: Ending, diagnosis: Diagnosed) -> Restart:
+    again = transients_here(past, ending.step) > 0
+    told = "for the second time in one place, which points at the device" if again else "it does not come back"
+    return Restart(
+        settings,
+        "latest",
+        "resume",
+        f"{ending.cause} in epoch {ending.epoch_under_way} is transient, {told}: {_said(diagnosis)}: "
+        "resume with nothing changed",
+        before_step=diagnosis.onset_step if ending.cause in OVERSHOT else None,
+    )
+
+
+def _guessed(decision: Decision, past: Sequence[Past], ending: Ending, diagnosis: Diagnosed | None) -> Decision:
+    """With a word on why the ladder had to decide."""
+    if diagnosis is None:
+        return decision
+    times = transients_here(past, ending.step) + 1
+    if diagnosis.finding is Finding.UNKNOWN:
+        why = f"what it was could not be found out ({_said(diagnosis)})"
+    elif diagnosis.finding is Finding.TRANSIENT:
+        why = f"it could not be repeated, but this is time {times} in one place"
+    else:
+        why = f"the replay says {diagnosis.finding}, which has no remedy here ({_said(diagnosis)})"
+    match decision:
+        case Restart():
+            return replace(decision, because=f"{why}; guessed: {decision.because}")
+        case GiveUp():
+            return replace(decision, reason=f"{decision.reason}; {why}")
+        case Complete():
+            return decision
+        case _:
+            assert_never(decision)
+
+
 def _steadier(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Decision:
     """NaN, Inf or poisoned weights: roll back to verified good, and precision first, then the learning rate."""
     where = f"{ending.cause} in epoch {ending.epoch_under_way}"
+    if ending.cause in OVERSHOT:
+        return _lower(settings, past, ending, config, why=where)
     match settings.amp:
         case Amp.FP16 if config.amp_first == "bf16":
             return Restart(
@@ -165,20 +276,35 @@ def _steadier(settings: Settings, past: Sequence[Past], ending: Ending, config: 
                 f"{where} under {settings.amp}: AMP {settings.amp} -> off, learning rate kept",
             )
         case Amp.OFF:
-            recent = streak(past, ending)
-            cuts = sum(incident.remedy == "lower-lr" for incident in recent)
-            amp_was_tried = any(incident.remedy in {"amp-off", "bf16"} for incident in recent)
-            if cuts >= 2 and not amp_was_tried:
-                return GiveUp(f"{where}: lowering the learning rate {cuts} times brought no good epoch")
-            lower = settings.lr * config.lr_factor
-            return Restart(
-                replace(settings, lr=lower),
-                "verified-good",
-                "lower-lr",
-                f"{where}: learning rate {settings.lr:g} -> {lower:g}",
-            )
+            return _lower(settings, past, ending, config, why=where)
         case _:
             assert_never(settings.amp)
+
+
+def _lower(
+    settings: Settings,
+    past: Sequence[Past],
+    ending: Ending,
+    config: RecoveryConfig,
+    *,
+    why: str,
+    onset_step: int | None = None,
+) -> Decision:
+    """Roll back past the onset, where it is known, and go on with a lower rate that rises over a short warm-up."""
+    recent = streak(past, ending)
+    cuts = sum(incident.remedy == "lower-lr" for incident in recent)
+    amp_was_tried = any(incident.remedy in {"amp-off", "bf16"} for incident in recent)
+    if cuts >= 2 and not amp_was_tried:
+        return GiveUp(f"{why}: lowering the learning rate {cuts} times brought no good epoch")
+    lower = settings.lr * config.lr_factor
+    return Restart(
+        replace(settings, lr=lower),
+        "verified-good",
+        "lower-lr",
+        f"{why}: learning rate {settings.lr:g} -> {lower:g}",
+        before_step=onset_step,
+        warm_up_steps=config.warm_up_steps,
+    )
 
 
 def _smaller(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Decision:

@@ -20,7 +20,7 @@ from rich.text import Text
 from ..durable import write_json, write_text
 from ..evaluator.report import EvaluationReport, Verdict
 from ..evaluator.statistics import Difference
-from .history import SCORED_SPLITS
+from .members import SCORED_SPLITS
 from .words import percent
 
 COLUMNS = (

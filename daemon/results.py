@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..durable import sync_directory, write_text
 from .events import EpochMoved, Event, RescoreWanted, ScoreRecorded
-from .history import SCORED_SPLITS, AnyScore, History
+from .history import History
+from .members import SCORED_SPLITS, AnyScore
 from .recording import Fact
 
 log = logging.getLogger(__name__)

@@ -35,18 +35,21 @@ class Broken:
     message: str
 
 
-def choose(run_dir: Path, history: History, want: ResumeFrom) -> tuple[ResumePoint | None, list[Broken]]:
+def choose(
+    run_dir: Path, history: History, want: ResumeFrom, *, before_step: int | None = None
+) -> tuple[ResumePoint | None, list[Broken]]:
     """The newest checkpoint of the wanted kind whose bytes are as committed, and the broken ones met on the way.
 
     `verified-good`: finite and scored without collapse, else the initial weights. `latest`: anything finite with its
-    training state. `None` means that nothing usable was ever committed: start from the beginning.
+    training state. With `before_step`, of the first step at which something was wrong, only what is older. `None` means
+    that nothing usable was ever committed: start from the beginning.
     """
     broken: list[Broken] = []
     for path, manifest in _newest_first(run_dir, broken):
-        if manifest.state is None or not _wanted(manifest, history, want):
+        if not _resumable(path, manifest) or not _wanted(manifest, history, want):
             continue
-        if not (path.parent / manifest.state.name).exists():
-            continue  # its training state was let go by retention: scored, but nothing to go on from
+        if before_step is not None and manifest.step >= before_step and manifest.role is not Role.INITIAL:
+            continue
         try:
             for stored in _files(manifest):
                 verify_file(path.parent, stored)
@@ -55,6 +58,35 @@ def choose(run_dir: Path, history: History, want: ResumeFrom) -> tuple[ResumePoi
         else:
             return ResumePoint(str(path.relative_to(run_dir)), manifest.epoch, manifest.step), broken
     return None, broken
+
+
+def good_before(run_dir: Path, history: History, step: int, number: int = 2) -> list[str]:
+    """The newest checkpoints from before a step that hold good training states, as manifests; at most `number`.
+
+    Good: finite, not known to be worse than that, and with the bytes that were committed. Each of another step: what
+    goes wrong from two of them goes wrong from two different states. A broken one is passed over; `choose` tells of it.
+    """
+    found: list[str] = []
+    steps: set[int] = set()
+    for path, manifest in _newest_first(run_dir, []):
+        if len(found) == number:
+            break
+        if manifest.step >= step or manifest.step in steps or not _resumable(path, manifest):
+            continue
+        epoch = history.epochs.get((manifest.attempt, manifest.epoch)) if manifest.role is Role.EPOCH else None
+        if not manifest.finite or (epoch is not None and epoch.verified_good is False):
+            continue
+        with contextlib.suppress(CorruptCheckpointError):
+            for stored in _files(manifest):
+                verify_file(path.parent, stored)
+            found.append(str(path.relative_to(run_dir)))
+            steps.add(manifest.step)
+    return found
+
+
+def _resumable(path: Path, manifest: Manifest) -> bool:
+    """Whether its training state is there: retention lets it go, and what is left is scored but not gone on from."""
+    return manifest.state is not None and (path.parent / manifest.state.name).exists()
 
 
 def _newest_first(run_dir: Path, broken: list[Broken]) -> list[tuple[Path, Manifest]]:

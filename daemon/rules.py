@@ -13,11 +13,13 @@ from ..data.frozen import REFUSED
 from ..errors import REMEDY_MARK
 from ..trainer.config import Amp, Optimizer
 from ..trainer.contract import Cause
+from .alert import Alert
 from .collapse import Collapse, worth_a_roll_back
 from .events import AlertState, Evidence, Severity
+from .findings import advice_of_finding, suspect_device
 from .gains import KeptUp, Trend
-from .history import SCORED_SPLITS, History, Incident
-from .holding import Alert
+from .history import History
+from .members import SCORED_SPLITS, Incident
 from .series import DataChange
 from .trends import TREND_CODES, collapse_alerts, score_alerts
 
@@ -54,6 +56,7 @@ class Rules:
         alerts = [
             *_risky_settings(history, self._trainer),
             *_incidents(history),
+            *suspect_device(history),
             *_not_finite(history),
             *_broken_checkpoints(history),
             *_failed_evaluations(history),
@@ -64,7 +67,8 @@ class Rules:
             *score_alerts(history, trend, self._config, schedule),
             *collapse_alerts(history, trend, self.collapse(history)),
         ]
-        if any(alert.code in HIDES_TRENDS for alert in alerts):
+        on_probation = {f"incident:{i.number}" for i in history.open_incidents() if history.trains_again(i)}
+        if any(alert.code in HIDES_TRENDS and alert.fingerprint not in on_probation for alert in alerts):
             alerts = [replace(alert, inhibited=alert.code in TREND_CODES) for alert in alerts]
         return alerts
 
@@ -153,7 +157,7 @@ def _incidents(history: History) -> Iterator[Alert]:
             cause=opened.message,
             evidence={"attempt": opened.attempt, "epoch": opened.epoch, "step": opened.step, **opened.evidence},
             action=_action(history, incident),
-            advice=_ADVICE[opened.cause],
+            advice=advice_of_finding(history, incident) or _ADVICE[opened.cause],
             drill=None if opened.drill is None else str(opened.drill),
         )
 
@@ -166,6 +170,9 @@ def _action(history: History, incident: Incident) -> str:
         return f"{answer.because}. Attempt {answer.attempt} goes on {resume_words(answer.resume_from)}."
     if history.gave_up is not None:
         return f"Gave up: {history.gave_up.reason}"
+    found = history.diagnoses.get(incident.number)
+    if found is not None:
+        return f"The worker is stopped. Found: {found.finding}: {found.because}"
     return "The worker is stopped; waiting for the evaluator to tell which epoch is good to go back to."
 
 

@@ -28,8 +28,9 @@ from ..evaluator.report import (
 from .evaluations import compare, read_report, set_aside
 from .events import EpochMoved, Event, Gain, GapMeasured, ScoreRecorded
 from .gains import KeptUp, Reference
-from .history import Epoch, History
+from .history import History
 from .inbox import EvaluatorExited, EvaluatorSaid
+from .members import Epoch
 from .rollback import quarantine
 from .scorer import Scorer
 

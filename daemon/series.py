@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .events import AcceptedSplit, DataAccepted, ScoreRecorded
 
 if TYPE_CHECKING:
-    from .history import Epoch
+    from .members import Epoch
 
 
 @dataclass(frozen=True)

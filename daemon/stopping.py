@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..errors import SegwatchError
 from ..trainer.contract import SPEC, attempt_dir
+from .diagnosing import spec_of
 from .history import History
 from .process import Identity, WorkerLock, find_worker, stop
 from .rundir import RunDir
@@ -51,14 +52,19 @@ def stop_worker(run: RunDir, say: Callable[[str], None]) -> bool:
 
 
 def _worker_of(run: RunDir) -> Identity | None:
-    attempt = History.of(read_events(run.path)).current
+    """Who holds the worker's lock: the worker, or the replay of an incident."""
+    history = History.of(read_events(run.path))
+    attempt = history.current
     if attempt is None:
         return None
     if attempt.spawned is not None:
         known = known_worker(attempt.spawned)
         if known.alive():
             return known
-    return find_worker(attempt_dir(run.path, attempt.number) / SPEC)
+    found = find_worker(attempt_dir(run.path, attempt.number) / SPEC)
+    if found is None and history.incidents:
+        found = find_worker(spec_of(run.path, history.incidents[-1].number))
+    return found
 
 
 def _gone(identity: Identity, seconds: float) -> bool:

@@ -7,6 +7,7 @@ A fact is recorded before it is acted on, so that a daemon started again goes on
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -29,7 +30,9 @@ from ..trainer.contract import (
 from . import alerts, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig
+from .diagnosing import DIAGNOSIS_COMMAND, Diagnosing
 from .events import (
+    AttemptEnded,
     AttemptPlanned,
     DaemonStarted,
     DaemonStopped,
@@ -41,13 +44,25 @@ from .events import (
     RescoreWanted,
     RunFinished,
 )
-from .history import Attempt, History
-from .inbox import EvaluatorExited, EvaluatorSaid, Housekeep, Inbox, Interrupted, Look, Message, WorkerExited
+from .history import History
+from .inbox import (
+    DiagnosisExited,
+    EvaluatorExited,
+    EvaluatorSaid,
+    Housekeep,
+    Inbox,
+    Interrupted,
+    Look,
+    Message,
+    WorkerExited,
+)
+from .members import Attempt
 from .observing import Observer, Screen
 from .recording import Recorder
 from .rundir import RunDir
 from .scoring import Scoring
 from .standby import Standby
+from .trials import Trials
 from .watcher import HOUSEKEEP_SECONDS, Nudge, Watcher
 from .worker import Condemned, Worker, known_worker, spawned_as
 
@@ -69,6 +84,7 @@ class Supervisor:
         inbox: Inbox,
         worker_command: Sequence[str] = process.WORKER_COMMAND,
         standby: Standby | None = None,
+        diagnosis_command: Sequence[str] = DIAGNOSIS_COMMAND,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -88,10 +104,31 @@ class Supervisor:
         self._rules = rules.Rules(
             config.alerts, trainer=config.trainer, rolls_back=config.recovery.on_collapse == "restart"
         )
-        self._answers = Answers(run, config, recorder, scoring, clock)
+        self._diagnosing = Diagnosing(
+            run.path,
+            config,
+            recorder,
+            command=diagnosis_command,
+            lock=self._lock,
+            inbox=inbox,
+            free_the_device=self._free_the_device,
+            say=screen.say,
+        )
+        self._trials = Trials(config, recorder)
+        self._answers = Answers(
+            run,
+            config,
+            recorder,
+            scoring=scoring,
+            diagnosing=self._diagnosing,
+            trials=self._trials,
+            clock=clock,
+        )
         self._interrupt: int | None = None
         self._verdict: GaveUp | None = None
         """Why the run is given up as soon as its worker has saved and left."""
+        self._parting = False
+        """Whether the worker was asked to leave, so that the next one goes on with other settings."""
         self._exit_code: int | None = None
         self._housekept_at = clock()
         self._tidied_at: float | None = None
@@ -137,6 +174,8 @@ class Supervisor:
                 self._interrupted(message.signal)
             case WorkerExited():
                 self._worker_exited(message)
+            case DiagnosisExited():
+                self._diagnosing.exited(message)
             case EvaluatorSaid():
                 self._record_all(self._scoring.heard(message))
                 self._check_evaluator()
@@ -158,6 +197,7 @@ class Supervisor:
         if self._interrupt is None:
             self._record_all(self._scoring.tend())
             self._check_scores()
+            self._bring_trials_forward()
             self._answers.answer(now)
             self._start_when_due(self._clock())  # what was planned a moment ago may be due
         self._tend_standby()
@@ -203,6 +243,9 @@ class Supervisor:
             self._recorder.record(spawned_as(attempt.number, identity))
         self._worker = self._watched(spec, identity)
         self._worker.tell_its_end(self._inbox)
+        if self._trials.parts(attempt.number):  # whether it was asked as well, nobody knows
+            self._parting = True
+            self._worker.ask_to_stop()
         self._screen.say(f"adopted the worker of attempt {attempt.number} (pid {identity.pid}): it went on training")
 
     def _left_after_all(self) -> bool:
@@ -220,7 +263,8 @@ class Supervisor:
         gone = known_worker(attempt.spawned) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
         self._observer.read_journal_to_its_end(worker, self._clock())
-        self._answers.conclude(worker.ended(None, asked=False), trouble=worker.last_trouble)
+        ended = worker.ended(None, asked=self._trials.parts(attempt.number))
+        self._conclude(ended, worker)
 
     def _watched(self, spec: AttemptSpec, identity: process.Identity) -> Worker:
         offset = self._observer.noted_offset(spec.attempt)
@@ -256,6 +300,10 @@ class Supervisor:
         state: Literal["fine", "low"] = "low" if free < needed * (1.0 if known == "fine" else 1.1) else "fine"
         if state != known:
             self._recorder.record(DiskSeen(state=state, free_bytes=free, needed_bytes=needed))
+
+    @property
+    def _disk_is_fine(self) -> bool:
+        return self.history.disk is None or self.history.disk.state == "fine"
 
     def _check_evaluator(self) -> None:
         """An evaluator that cannot score anything is found out in the first minute, not after days of training.
@@ -295,11 +343,31 @@ class Supervisor:
         self._observer.read_journal_to_its_end(worker, self._clock())
         self._observer.find_epochs()
         self._worker = None
-        asked = self._interrupt is not None or self._verdict is not None
-        ended = worker.ended(message.returncode, asked=asked)
-        self._answers.conclude(ended, trouble=worker.last_trouble, condemned=worker.condemned)
+        asked = self._interrupt is not None or self._verdict is not None or self._parting
+        self._parting = False
+        self._conclude(worker.ended(message.returncode, asked=asked), worker)
         if self._verdict is not None:
             self._answers.give_up(self._verdict)
+
+    def _conclude(self, ended: AttemptEnded, worker: Worker) -> None:
+        self._answers.conclude(ended, trouble=worker.last_trouble, condemned=worker.condemned)
+        if ended.outcome is Outcome.STOPPED and self._interrupt is None and self._verdict is None:
+            self._answers.go_on_after(self.history.attempt(ended.attempt), ended)
+
+    def _bring_trials_forward(self) -> None:
+        """Remedies prove themselves, are taken back, and are put back, each by an attempt of its own."""
+        self._trials.settle()
+        worker = self._worker
+        if worker is None or worker.condemned is not None or self._verdict is not None or self._parting:
+            return
+        if self.history.attempt(worker.attempt).started is None or not self._disk_is_fine:
+            return
+        why = self._trials.worker_has_to_leave()
+        if why is not None:
+            self._screen.say(f"the worker saves and leaves, for other settings: {why}")
+            self._trials.part(worker.attempt)
+            self._parting = True
+            worker.ask_to_stop()
 
     def _start_when_due(self, now: float) -> None:
         attempt = self.history.current
@@ -309,18 +377,20 @@ class Supervisor:
             return  # ended alone: its daemon died before it could note the pid
         if self._answers.settled:
             return  # given up before it began
-        if self.history.disk is not None and self.history.disk.state != "fine":
+        if not self._disk_is_fine:
             return  # its first checkpoint would not fit; the alert says that it waits
         lock = self._lock.acquire()
         if lock is None:
             self._free_the_device()
             return
-        for manifest, where in rollback.supersede(self._run.path, attempt.plan.resume_step):
-            if (manifest.attempt, manifest.epoch) in self.history.epochs and manifest.role is Role.EPOCH:
-                self._recorder.record(
-                    EpochMoved(attempt=manifest.attempt, epoch=manifest.epoch, manifest=where, reason="superseded")
-                )
-        spec = self._spec(attempt.plan, self.history.pending_drills)
+        try:
+            self._roll_back(attempt.plan.resume_step)
+            spec = self._spec(attempt.plan, self.history.pending_drills)
+        except (
+            BaseException
+        ):  # a disk that refuses costs this supervisor its life, but not the process that has the lock
+            os.close(lock)
+            raise
         self._worker = Worker.spawn(
             spec,
             lock,
@@ -342,11 +412,20 @@ class Supervisor:
         elif self._worker is not None and self._worker.under_way:
             self._standby.tend()
 
+    def _roll_back(self, step: int) -> None:
+        for manifest, where in rollback.supersede(self._run.path, step):
+            if (manifest.attempt, manifest.epoch) in self.history.epochs and manifest.role is Role.EPOCH:
+                self._recorder.record(
+                    EpochMoved(attempt=manifest.attempt, epoch=manifest.epoch, manifest=where, reason="superseded")
+                )
+
     def _free_the_device(self) -> None:
         """The worker is gone and its lock is not: what it started outlived it, and may hold the GPU."""
         for attempt in self.history.attempts[-2:]:
             if attempt.spawned is not None and (ended := self._lock.end_holders(known_worker(attempt.spawned))):
                 self._screen.say(f"processes that attempt {attempt.number} left behind were killed: {ended}")
+        if ended := self._diagnosing.end_left_over():
+            self._screen.say(f"processes that a replay left behind were killed: {ended}")
 
     # --- telling, stopping, ending ---------------------------------------------------------------------------------
 
@@ -362,6 +441,7 @@ class Supervisor:
         """The first signal lets the worker save and leave, the second does not wait."""
         if self._interrupt is None:
             self._interrupt = number
+            self._diagnosing.stop()
             if self._worker is not None:
                 self._screen.say("stopping: the worker saves at the next step boundary (again to stop at once)")
                 self._worker.ask_to_stop()
@@ -370,7 +450,7 @@ class Supervisor:
             self._worker.kill()
 
     def _end_when_done(self) -> None:
-        if self._worker is not None:
+        if self._worker is not None or self._diagnosing.running:
             return
         if self._interrupt is not None:
             self._recorder.record(DaemonStopped(reason=signal.Signals(self._interrupt).name))
@@ -389,6 +469,7 @@ class Supervisor:
         if self.history.gave_up is not None:
             self._exit_code = self.history.gave_up.exit_code
         else:
+            self._trials.settle_at_the_end()
             standing = self.history.lineage()
             failed = len(self.history.failed_epochs())
             self._recorder.record(RunFinished(trained=len(standing), unscored=failed))

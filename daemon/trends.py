@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from ..trainer.contract import Cause
 from ..trainer.schedules import Schedule, rate_share
+from .alert import Alert
 from .collapse import Collapse, class_collapses, miou_collapse
 from .events import Evidence, Severity
 from .gains import Trend, gain_over
 from .history import History
-from .holding import Alert
 
 if TYPE_CHECKING:
     from .config import AlertsConfig

@@ -8,7 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from ..checkpoints.config import CheckpointConfig
 from ..checkpoints.retention import Stored, plan
-from .history import Epoch, History
+from .history import History
+from .members import Epoch
+from .probation import to_go_back_to
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +21,15 @@ def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) ->
     present = {path.name for path in directory.iterdir()}  # once: two looks for each of 10,000 epochs take long
     standing = [_stored(present, epoch, history) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
     best = {split: found.epoch.key for split, found in history.best.items()}
+    kept = to_go_back_to(history)
     resumed_from = {attempt.plan.resume_from for attempt in history.attempts[-1:]}
     for name in plan(
         standing,
         keep_epochs=config.keep_epochs,
         best_by_val=best.get("val"),
         best_by_test=best.get("test"),
-        in_use={stored.key for stored in standing if f"checkpoints/{stored.manifest}" in resumed_from},
+        in_use={stored.key for stored in standing if f"checkpoints/{stored.manifest}" in resumed_from}
+        | ({kept.key} if kept is not None else set()),
     ):
         try:
             (directory / name).unlink(missing_ok=True)

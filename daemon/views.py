@@ -17,6 +17,7 @@ from .alerts import alert_lines, duration, stamp
 from .events import AlertChanged, AlertState, Outcome, Severity
 from .history import History
 from .journal import tail
+from .members import Incident
 from .rules import change_words
 from .rundir import Holder, RunDir
 from .store import read_events
@@ -97,8 +98,18 @@ def status(look: Look) -> dict[str, Any]:
         "skipped_steps": progress and progress.skipped_steps,
         "unscored": len(history.unscored),
         "best": _winner(look, "test"),
+        "on_probation": _on_probation(history),
         "firing": [alert.code for alert in history.firing()],
     }
+
+
+def _on_probation(history: History) -> list[str]:
+    """The remedies that have not proved themselves yet, in words."""
+    if not history.tried.open or history.finished:
+        return []
+    from .probation import on_trial_words  # knows the configuration: only where it has something to say
+
+    return on_trial_words(history)
 
 
 def _state(look: Look) -> str:
@@ -151,6 +162,8 @@ def _status_lines(look: Look, figures: dict[str, Any]) -> Iterator[tuple[str, st
         yield "best by test", f"mIoU {figure(score)}, epoch {winner['epoch']}: {winner['path']}"
     if figures["unscored"]:
         yield "to score", f"{figures['unscored']} epochs"
+    if figures["on_probation"]:
+        yield "on probation", "; ".join(figures["on_probation"])
     yield "firing", ", ".join(figures["firing"]) or "nothing"
 
 
@@ -368,7 +381,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 
 def happened(history: History) -> list[str]:
     """Each incident with its answer, each alert of another kind, and the end if it is a bad one, in a line or two."""
-    lines = _incident_lines(history)
+    lines = [*_incident_lines(history), *_undoing_lines(history)]
     for _, alert in _told(history):
         if not alert.fingerprint.startswith(("incident:", "gave-up", "data-changed:")):
             state = "still firing" if alert.state is AlertState.FIRING else "resolved"
@@ -394,9 +407,30 @@ def _incident_lines(history: History) -> list[str]:
             done = "the step was skipped, training went on"
         else:
             done = "no restart"
-        outcome = "recovered" if history.recovered(incident) else "not recovered"
         lines.append(
             f"{stamp(incident.at)} {opened.cause}{drill} in epoch {opened.epoch}, step {opened.step}: "
-            f"{opened.message}. -> {done} ({outcome})"
+            f"{opened.message}. -> {done} ({_outcome(history, incident)})"
         )
+    return lines
+
+
+def _outcome(history: History, incident: Incident) -> str:
+    from .probation import stage  # knows the configuration, which `status` has no use for
+
+    answer = history.answer_to(incident)
+    ended = None if answer is None else history.tried.ends.get(answer.attempt)
+    return f"{stage(history, incident)}{f': {ended.because}' if ended else ''}"
+
+
+def _undoing_lines(history: History) -> list[str]:
+    """Remedies that were taken back to see whether they are still needed, and what came of it."""
+    lines = []
+    for plan in history.tried.undone:
+        ended = history.tried.ends.get(plan.attempt)
+        on_trial = "the run ended on probation" if history.finished else "on probation"
+        outcome = on_trial if ended is None else f"{'went well' if ended.passed else 'failed'}: {ended.because}"
+        lines.append(f"attempt {plan.attempt}: {plan.because} ({outcome})")
+        back = next((p for p in history.tried.put_back if p.attempt > plan.attempt), None)
+        if back is not None and ended is not None and not ended.passed:
+            lines.append(f"attempt {back.attempt}: {back.because}")
     return lines

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .events import GapMeasured
-    from .history import Epoch
+    from .members import Epoch
     from .series import Series
 
 

@@ -15,6 +15,7 @@ from .events import (
     ConfigChanged,
     DaemonStopped,
     DataAccepted,
+    Diagnosed,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -25,12 +26,13 @@ from .events import (
     GaveUp,
     IncidentOpened,
     Outcome,
+    ProbationEnded,
     RescoreWanted,
     RunCreated,
     RunFinished,
     ScoreRecorded,
 )
-from .history import AnyScore
+from .members import AnyScore
 from .rules import resume_words
 
 
@@ -95,6 +97,10 @@ def sentence(event: Event) -> str | None:
             drill = f" [DRILL {event.drill}]" if event.drill else ""
             place = f"attempt {event.attempt}, epoch {event.epoch}, step {event.step}"
             return f"INCIDENT {event.number:03d} {event.cause}{drill} ({place}): {event.message}"
+        case Diagnosed():
+            return _diagnosed(event)
+        case ProbationEnded():
+            return probation_words(event)
         case EpochCommitted():
             return f"epoch {event.epoch} committed (step {event.step})"
         case EpochMoved():
@@ -123,12 +129,28 @@ def sentence(event: Event) -> str | None:
             return None
 
 
+def _diagnosed(event: Diagnosed) -> str:
+    took = f" after {duration(event.seconds)}" if event.seconds >= 1 else ""
+    files = f" [{', '.join(event.files)}]" if event.files else ""
+    return f"incident {event.incident:03d} replayed{took}: {event.finding}{files}: {event.because}"
+
+
+def probation_words(event: ProbationEnded) -> str:
+    """How a trial ended."""
+    what = "taking a remedy back" if event.incident is None else f"the remedy for incident {event.incident:03d}"
+    held = "went well" if event.incident is None else "has proved itself"
+    failed = "failed, it is put back" if event.incident is None else "did not hold"
+    return f"{what} (attempt {event.attempt}) {held if event.passed else failed}: {event.because}"
+
+
 def _planned(event: AttemptPlanned) -> str:
     batch = f"batch {event.batch_size}" + (f" x {event.accumulate}" if event.accumulate > 1 else "")
+    warm = f", warm-up over {event.warm_up_steps} steps" if event.warm_up_steps else ""
+    left = f", {len(event.left_out)} images left out" if event.left_out else ""
     wait = f", starting in {duration(event.delay_seconds)}" if event.delay_seconds >= 1 else ""
     return (
         f"attempt {event.attempt} {resume_words(event.resume_from)}: {event.because} "
-        f"(lr {event.lr:g}, AMP {event.amp}, {batch}{wait})"
+        f"(lr {event.lr:g}, AMP {event.amp}, {batch}{warm}{left}{wait})"
     )
 
 

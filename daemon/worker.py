@@ -170,7 +170,7 @@ def _judge(
         return Outcome.FINISHED, None, record.message
     if condemned is not None:
         return condemned.outcome, condemned.cause, condemned.message
-    if asked:
+    if asked and not (record is not None and record.code is ExitCode.UNSTABLE):
         return Outcome.STOPPED, None, "stopped on request" if record else "killed on request, without saving"
     if record is None:
         return Outcome.KILLED, Cause.WORKER_CRASHED, f"the worker was killed: {_death(returncode)}"

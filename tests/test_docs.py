@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from segwatch.daemon.alert import Alert
 from segwatch.daemon.config import RunConfig, parse_config
-from segwatch.daemon.holding import Alert
 from segwatch.daemon.reference import reference
 from segwatch.trainer.contract import Cause
 

@@ -24,7 +24,8 @@ from segwatch.daemon.events import (
     RunCreated,
     ScoreRecorded,
 )
-from segwatch.daemon.history import Epoch, History
+from segwatch.daemon.history import History
+from segwatch.daemon.members import Epoch
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill
 

@@ -2,7 +2,8 @@
 
 Started as `python fake_worker.py SCENARIO SPEC`. SCENARIO is JSON: `steps_per_epoch`, `step_seconds`, `lose_lr` and
 `faults`, a map from "attempt:step" to one of kill, hang, lock, stop, crash, nan, oom, orphan, permanent, segv, slow,
-torn, halves, flood; `slow_save` and `before_manifest`, seconds by "attempt:epoch".
+torn, halves, flood; `slow_save` and `before_manifest`, seconds by "attempt:epoch". With `diagnosis`, a nan or a crash
+leaves its batch to be replayed.
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ class FakeWorker:
                 fault = "nan"
         match fault:
             case "crash":
+                if "diagnosis" in self.scenario:
+                    self.trouble(Cause.WORKER_CRASHED, "RuntimeError: made to crash")
                 return self.leave(ExitCode.CRASHED, "RuntimeError: made to crash", Cause.WORKER_CRASHED)
             case "nan":
                 self.trouble(Cause.NAN_LOSS, "the loss became NaN")
@@ -188,6 +191,15 @@ class FakeWorker:
         for _ in range(1 + size // len(block)):
             self.write_raw(block)
 
+    def leave_batch(self) -> str:
+        """A new incidents/NNN with something that looks like the batch."""
+        place = self.spec.run_dir / "incidents"
+        place.mkdir(exist_ok=True)
+        number = 1 + max((int(path.name) for path in place.iterdir() if path.name.isdigit()), default=0)
+        (place / f"{number:03d}").mkdir()
+        (place / f"{number:03d}" / "batch.pt").write_text("a batch")
+        return f"incidents/{number:03d}"
+
     def trouble(self, cause: Cause, message: str, *, fatal: bool = True) -> None:
         self.write(
             Trouble(
@@ -198,6 +210,7 @@ class FakeWorker:
                 message=message,
                 evidence={"lr": self.spec.lr},
                 fatal=fatal,
+                incident=self.leave_batch() if fatal and "diagnosis" in self.scenario else None,
             )
         )
 

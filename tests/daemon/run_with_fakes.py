@@ -44,6 +44,7 @@ def main() -> int:
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
             standby_command=standby_command(scenario),
+            diagnosis_command=(sys.executable, str(HERE / "fake_diagnosis.py"), scenario),
         )
     except StoppedEarly as stopped:
         return stopped.exit_code

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from segwatch.daemon.alert import Alert
 from segwatch.daemon.alerts import OVER, AlertLog, alert_lines, changes, duration, evidence_words, stamp
 from segwatch.daemon.events import AlertChanged, AlertState, DaemonStopped, Severity
-from segwatch.daemon.holding import Alert
 
 STALL = Alert(
     fingerprint="miou-stall",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from segwatch.daemon.auditing import audit_data
 from segwatch.daemon.config import load_config
 from segwatch.daemon.evaluating import evaluate_directory, find
-from segwatch.daemon.job import audit_data
 from segwatch.daemon.ranking import Ranking
 from segwatch.data.audit import require
 from segwatch.data.resolved import ResolvedData

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segwatch.daemon.events import BudgetsForgiven, ConfigChanged, DrillsRequested, GaveUp, RunFinished
-from segwatch.daemon.history import COLLAPSE_SHARE, History
+from segwatch.daemon.events import (
+    BudgetsForgiven,
+    ConfigChanged,
+    DrillsRequested,
+    GaveUp,
+    ProbationEnded,
+    RunFinished,
+)
+from segwatch.daemon.history import History
+from segwatch.daemon.members import COLLAPSE_SHARE
 from segwatch.trainer.contract import Cause, Drill, DrillKind
 
 
@@ -93,16 +101,55 @@ def test_one_good_epoch_is_progress_whatever_is_not_known_of_the_others(run):
     assert run.history.progressed(0, 1) is True
 
 
-def test_a_fatal_incident_is_past_with_a_good_epoch_of_a_later_attempt_only(run):
-    run.suffers(Cause.NAN_LOSS, step=15)
+def test_a_crash_is_past_with_a_good_epoch_of_a_later_attempt_only(run):
+    run.suffers(Cause.WORKER_CRASHED, step=15)
     incident = run.history.incidents[0]
     run.trains(1, 0.5)
     assert not run.history.recovered(incident)
-    run.plans(incident=1)
+    run.plans(incident=1, remedy="resume")
     run.trains(2, 0.1)  # collapsed
     assert not run.history.recovered(incident)
     run.trains(3, 0.6)
     assert run.history.recovered(incident)
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [(Cause.NAN_LOSS, "lower-lr"), (Cause.NAN_LOSS, "resume"), (Cause.OUT_OF_MEMORY, "micro-batch")],
+)
+def test_a_remedy_has_to_prove_itself_before_its_incident_is_past(run, cause, remedy):
+    run.suffers(cause, step=15)
+    incident = run.history.incidents[0]
+    run.plans(incident=1, remedy=remedy)
+    run.trains(1, 0.5)
+    run.trains(2, 0.6)
+    assert not run.history.recovered(incident)
+    assert run.history.open_incidents() == [incident]
+    run.tell(ProbationEnded(attempt=2, incident=1, passed=True, because="as told"))
+    assert run.history.recovered(incident)
+    assert run.history.open_incidents() == []
+
+
+def test_an_incident_whose_remedy_did_not_hold_is_past_with_the_one_that_did(run):
+    run.suffers(Cause.NAN_LOSS)
+    run.plans(incident=1, remedy="lower-lr")
+    run.suffers(Cause.NAN_LOSS)
+    run.tell(ProbationEnded(attempt=2, incident=1, passed=False, because="it came back"))
+    run.plans(incident=2, remedy="lower-lr")
+    assert [incident.number for incident in run.history.open_incidents()] == [1, 2]
+    run.tell(ProbationEnded(attempt=3, incident=2, passed=True, because="as told"))
+    assert run.history.open_incidents() == []
+
+
+def test_who_asks_for_another_try_ends_every_trial(run):
+    run.suffers(Cause.NAN_LOSS)
+    run.plans(incident=1, remedy="lower-lr")
+    assert set(run.history.tried.open) == {2}
+    run.tell(BudgetsForgiven())
+    assert run.history.tried.open == {}
+    run.plans()
+    run.trains(1, 0.5)
+    assert run.history.open_incidents() == []
 
 
 def test_a_skipped_step_is_past_with_a_good_epoch_that_ends_behind_it(run):

@@ -6,9 +6,9 @@ import math
 from itertools import pairwise
 
 import pytest
+from segwatch.daemon.alert import Alert
 from segwatch.daemon.config import AlertsConfig
 from segwatch.daemon.events import GapMeasured, GaveUp, Outcome, Severity
-from segwatch.daemon.holding import Alert
 from segwatch.daemon.rules import current_alerts, resume_words
 from segwatch.daemon.trends import best_gap
 from segwatch.trainer.contract import Cause, Drill, DrillKind
@@ -386,14 +386,14 @@ def test_skipped_steps_are_told_as_skipped_and_training_as_going_on(run):
     assert "Training goes on" in holding(run)["inf-gradients"].action
 
 
-def test_an_incident_is_over_when_a_later_attempt_leaves_a_good_epoch(run):
+def test_a_crash_is_over_when_a_later_attempt_leaves_a_good_epoch(run):
     run.trains(1, 0.5)
-    run.suffers(Cause.NAN_LOSS)
-    run.plans(incident=1)
+    run.suffers(Cause.WORKER_CRASHED)
+    run.plans(incident=1, remedy="resume")
     epoch = run.commits(2)
-    assert firing(run) == {"nan-loss"}
+    assert firing(run) == {"worker-crashed"}
     run.scores(epoch, "val", 0.5)
-    assert firing(run) == {"nan-loss"}
+    assert firing(run) == {"worker-crashed"}
     run.scores(epoch, "test", 0.5)
     assert holding(run) == {}
 

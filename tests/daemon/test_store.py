@@ -29,6 +29,7 @@ from segwatch.daemon.events import (
     DaemonStarted,
     DaemonStopped,
     DataAccepted,
+    Diagnosed,
     DiskSeen,
     DrillFired,
     DrillsRequested,
@@ -39,6 +40,7 @@ from segwatch.daemon.events import (
     GaveUp,
     IncidentOpened,
     Outcome,
+    ProbationEnded,
     RescoreWanted,
     RunCreated,
     RunFinished,
@@ -49,6 +51,7 @@ from segwatch.daemon.store import EventTail, Store, read_events
 from segwatch.errors import SegwatchError
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill, DrillKind
+from segwatch.trainer.diagnosis import Finding
 
 DRILL = Drill(kind=DrillKind.KILL, step=3)
 ALERT = AlertChanged(
@@ -126,6 +129,8 @@ EVERY_KIND = (
         drill=DRILL,
         fatal=True,
     ),
+    Diagnosed(incident=1, finding=Finding.PRECISION, because="b", bf16_is_finite=True, onset_step=2, seconds=1.5),
+    ProbationEnded(attempt=2, incident=1, passed=True, because="b", epochs=2, miou=0.5, miou_before=None),
     ALERT,
     EpochMoved(attempt=1, epoch=1, manifest="checkpoints/superseded/x.json", reason="superseded"),
     GapMeasured(by_test=(1, 2), by_val=(1, 1), low=-1e-9, high=1 / 3),

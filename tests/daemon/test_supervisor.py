@@ -418,7 +418,7 @@ def test_sigterm_ends_with_143(daemon):
 
 
 def test_a_second_daemon_is_refused_with_75_and_the_pid_of_the_first(daemon):
-    daemon.scenario(step_seconds=0.2)
+    daemon.scenario(step_seconds=5)
     first = daemon.start()
     daemon.until(lambda history: bool(history.attempts) and history.attempts[0].spawned is not None)
     code, output = daemon.run()

@@ -148,7 +148,7 @@ def test_a_file_that_is_gone_meanwhile_is_told_by_name(report: AuditReport) -> N
 
 
 def test_a_directory_that_cannot_be_written_to_stops_nothing(report: AuditReport, tmp_path: Path) -> None:
-    from segwatch.daemon.job import keep_audit
+    from segwatch.daemon.auditing import keep_audit
 
     (tmp_path / "file").write_text("no directory")
     console = Console(file=io.StringIO(), width=200)

@@ -39,18 +39,22 @@ from segwatch.daemon.screen import PlainScreen
 from segwatch.daemon.store import Store, read_events
 from segwatch.daemon.store import _insert as insert_row
 from segwatch.daemon.supervisor import Supervisor
+from segwatch.data.resolved import Pair
 from segwatch.durable import write_text
 from segwatch.evaluator.metrics import score
 from segwatch.evaluator.report import Done, EvaluationReport, Ready, Request, Scored, Verdict, report_path
 from segwatch.trainer.contract import AttemptSpec, Cause, ExitCode, Phase
+from segwatch.trainer.diagnosis import DIAGNOSIS, DIAGNOSIS_SPEC, DiagnosisSpec
 
 from ..daemon.conftest import CONFIG
+from ..daemon.fake_diagnosis import answer_of
 from ..daemon.fake_evaluator import matrix_with
 from ..daemon.fake_worker import FakeWorker
 from ..daemon.test_spec import DATA
 
 FIRST_PID = 10_000_000
 """Above any that the system gives."""
+TRAINED = tuple(Pair(image=f"{name}.png", mask=f"{name}.png") for name in "abcdef")
 
 
 class Killed(BaseException):
@@ -74,9 +78,28 @@ class SimWorker(FakeWorker):
             self.commit(Role.INITIAL)
         self.write(Phase(time=0.0, phase="first-step"))
 
+    def meets_a_nan(self, *, leaves_batch: bool = True) -> None:
+        """Whether what it left is enough to repeat the step."""
+        self.scenario |= {"diagnosis": {}} if leaves_batch else {}
+        self.trouble(Cause.NAN_LOSS, "the loss became NaN")
+
     @property
     def complete(self) -> bool:
         return self.epoch >= self.spec.epochs
+
+
+@dataclass
+class SimDiagnosis:
+    """A replay that runs until it is told what it finds."""
+
+    spec: DiagnosisSpec
+    pid: int
+    lock: int
+    tell: Callable[[int], None] | None = None
+
+    @property
+    def place(self) -> Path:
+        return self.spec.run_dir / self.spec.directory
 
 
 @dataclass
@@ -99,12 +122,15 @@ class World:
         source.write_text(CONFIG.format(epochs=epochs, amp="fp16", extra=extra))
         self.config = load_config(source)
         self.run = RunDir(place / "runs" / "run")
-        create(self.run, source, self.config, DATA)
+        create(self.run, source, self.config, DATA.model_copy(update={"splits": {**DATA.splits, "train": TRAINED}}))
         self.now = 1000.0
         self.wall = 1_700_000_000.0
         self.disk = Disk()
         self.worker: SimWorker | None = None
         self.worker_pid = FIRST_PID
+        self.diagnosis: SimDiagnosis | None = None
+        self.replayed: list[int] = []
+        """The incident of every diagnosis that was ever started."""
         self.spawned: list[int] = []
         """The attempt of every worker that was ever started."""
         self.adoption: Callable[[], None] | None = None
@@ -129,18 +155,31 @@ class World:
     def spawn(self, _command: object, spec: Path, _log: Path, lock: int) -> SimpleNamespace:
         try:
             self.point()
-        except Killed:
+            child = self.starts(spec, lock)
+        except BaseException:  # as the real one: the daemon's copy of the lock is closed whatever happens
             os.close(lock)
             raise
-        assert self.worker is None, "a second worker beside a running one"
+        self.point()
+        return child
+
+    def starts(self, spec: Path, lock: int) -> SimpleNamespace:
+        assert self.worker is None, "a second process beside a running worker"
+        assert self.diagnosis is None, "a second process beside a running diagnosis"
         self.worker_pid += 1
+        if spec.name == DIAGNOSIS_SPEC:
+            asked = DiagnosisSpec.model_validate_json(spec.read_bytes())
+            self.diagnosis = SimDiagnosis(asked, self.worker_pid, lock)
+            self.replayed.append(asked.incident)
+            return SimpleNamespace(pid=self.worker_pid)
         self.worker = SimWorker(AttemptSpec.model_validate_json(spec.read_bytes()), lock)
         self.spawned.append(self.worker.spec.attempt)
         self.worker.write(Phase(time=0.0, phase="loading"))
-        self.point()
         return SimpleNamespace(pid=self.worker_pid)
 
-    def reap(self, _child: object, tell: Callable[[int], None]) -> None:
+    def reap(self, child: SimpleNamespace, tell: Callable[[int], None]) -> None:
+        if self.diagnosis is not None and self.diagnosis.pid == child.pid:
+            self.diagnosis.tell = tell
+            return
         assert self.worker is not None
         self.worker.tell = tell
 
@@ -151,11 +190,32 @@ class World:
         else:
             tell()
 
+    def replays(self, identity: Identity) -> bool:
+        return self.diagnosis is not None and identity.pid == self.diagnosis.pid
+
+    def diagnosis_finds(self, **found: object) -> None:
+        assert self.diagnosis is not None
+        write_text(self.diagnosis.place / DIAGNOSIS, answer_of(found).model_dump_json())
+        self.diagnosis_dies(0)
+
+    def diagnosis_dies(self, returncode: int) -> None:
+        gone, self.diagnosis = self.diagnosis, None
+        assert gone is not None
+        os.close(gone.lock)
+        if gone.tell is not None and self.daemon is not None:
+            gone.tell(returncode)
+
     def alive(self, identity: Identity) -> bool:
+        return self.replays(identity) or self.trains(identity)
+
+    def trains(self, identity: Identity) -> bool:
         return self.worker is not None and identity.pid == self.worker_pid
 
     def send(self, identity: Identity, number: signal.Signals) -> bool:
-        if not self.alive(identity):
+        if self.replays(identity) and number == signal.SIGKILL:
+            self.diagnosis_dies(-number)
+            return True
+        if not self.trains(identity):
             return False
         if number == signal.SIGKILL:
             self.worker_dies(-number)
@@ -173,6 +233,8 @@ class World:
                 self.worker_leaves(ExitCode.STOPPED, "stopped on request")
 
     def find(self, spec: Path) -> Identity | None:
+        if self.diagnosis is not None and spec == self.diagnosis.place / DIAGNOSIS_SPEC:
+            return Identity(self.diagnosis.pid, 0.0)
         here = self.worker is not None and self.worker.spec.directory == spec.parent
         return Identity(self.worker_pid, 0.0) if here else None
 
@@ -221,6 +283,8 @@ class World:
             self.daemon.vanish()
         if self.worker is not None:
             self.worker_dies(-signal.SIGKILL)
+        if self.diagnosis is not None:
+            self.diagnosis_dies(-signal.SIGKILL)
 
 
 class SimStore(Store):

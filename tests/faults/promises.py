@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 from segwatch.daemon.alerts import TOLD
 from segwatch.daemon.events import AlertChanged, AttemptEnded, AttemptSpawned, Event
-from segwatch.daemon.history import SCORED_SPLITS, History
+from segwatch.daemon.history import History
+from segwatch.daemon.members import SCORED_SPLITS
 from segwatch.daemon.store import read_events
 
 from ..watched import Watched

@@ -15,8 +15,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from segwatch.checkpoints.manifest import Role
-from segwatch.daemon.events import AttemptPlanned, EpochCommitted, IncidentOpened, ScoreRecorded
-from segwatch.daemon.history import SCORED_SPLITS, History
+from segwatch.daemon.events import (
+    AttemptPlanned,
+    Diagnosed,
+    EpochCommitted,
+    IncidentOpened,
+    ProbationEnded,
+    ScoreRecorded,
+)
+from segwatch.daemon.history import History
+from segwatch.daemon.members import SCORED_SPLITS
 from segwatch.evaluator.report import Verdict
 from segwatch.trainer.contract import Cause, ExitCode, Phase
 
@@ -26,6 +34,15 @@ from .matrix import fault
 SHM = Path("/dev/shm")  # files in memory: the promise under test is about order, and an fsync costs 5 ms on a disk
 FAULTS = Counter[str]()
 ENDS = Counter[str]()
+FINDS = Counter[str]()
+UNDONE = Counter[str]()
+FINDINGS = (
+    {"finding": "transient"},
+    {"finding": "precision", "bf16_is_finite": True},
+    {"finding": "data", "files": [{"image": "b.png"}]},
+    {"finding": "learning-rate"},
+    {"finding": "unknown"},
+)
 
 
 class Night(RuleBasedStateMachine):
@@ -34,7 +51,7 @@ class Night(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="night-", dir=SHM if SHM.is_dir() else None))
-        self.world = World(self.place / "x")
+        self.world = World(self.place / "x", extra="probation_epochs = 1\nwhole_run = 4")
         self.patch = self.world.real()
         self.patch.__enter__()
         self.seen_incidents: dict[int, str] = {}
@@ -44,8 +61,9 @@ class Night(RuleBasedStateMachine):
     def daemon_dies(self) -> None:
         daemon, self.world.daemon = self.world.daemon, None
         self.world.kill_in = None
-        if self.world.worker is not None:
-            self.world.worker.tell = None
+        for process in (self.world.worker, self.world.diagnosis):
+            if process is not None:
+                process.tell = None
         if daemon is not None:
             daemon.vanish()
 
@@ -142,13 +160,16 @@ class Night(RuleBasedStateMachine):
         self.world.worker_dies(-signal.SIGKILL)
         self.tick_unless_over()
 
-    @rule()
+    @rule(leaves_batch=st.booleans())
     @precondition(worker_runs)
-    def worker_meets_a_nan(self):
+    def worker_meets_a_nan(self, leaves_batch: bool):
+        self.meet_a_nan(leaves_batch=leaves_batch)
+
+    def meet_a_nan(self, *, leaves_batch: bool) -> None:
         FAULTS["NaN loss"] += 1
         self.begin_worker()
         self.world.worker.take_step()
-        self.world.worker.trouble(Cause.NAN_LOSS, "the loss became NaN")
+        self.world.worker.meets_a_nan(leaves_batch=leaves_batch)
         self.world.worker_leaves(ExitCode.UNSTABLE, "the loss became NaN", Cause.NAN_LOSS)
         self.tick_unless_over()
 
@@ -171,6 +192,37 @@ class Night(RuleBasedStateMachine):
     def hours_pass(self):
         self.tick_unless_over()
         self.world.now += 7200.0
+        self.tick_unless_over()
+
+    # --- the diagnosis ---------------------------------------------------------------------------------------------
+
+    def is_replayed(self) -> bool:
+        return self.world.diagnosis is not None
+
+    @rule(found=st.sampled_from(FINDINGS))
+    @precondition(is_replayed)
+    def diagnosis_ends(self, found: dict):
+        self.finds(found)
+        self.tick_unless_over()
+
+    def finds(self, found: dict) -> None:
+        FINDS[found["finding"]] += 1
+        self.world.diagnosis_finds(**found)
+
+    @rule(found=st.sampled_from(FINDINGS))
+    @precondition(worker_runs)
+    def worker_meets_a_nan_of_which_this_is_found(self, found: dict):
+        self.meet_a_nan(leaves_batch=True)
+        self.tick_unless_over()
+        if self.is_replayed():
+            self.finds(found)
+            self.tick_unless_over()
+
+    @rule()
+    @precondition(is_replayed)
+    def diagnosis_dies(self):
+        FAULTS["diagnosis dies"] += 1
+        self.world.diagnosis_dies(-signal.SIGKILL)
         self.tick_unless_over()
 
     # --- the evaluator ---------------------------------------------------------------------------------------------
@@ -201,6 +253,8 @@ class Night(RuleBasedStateMachine):
         self.incidents_are_kept(facts)
         self.budgets_hold(facts)
         self.workers_follow_each_other(facts)
+        self.diagnoses_follow_each_other(facts)
+        self.undoing_holds_its_word(facts)
         daemon = self.world.daemon
         if daemon is not None:
             self.results_are_the_fold(history)
@@ -232,7 +286,28 @@ class Night(RuleBasedStateMachine):
         assert [plan.attempt for plan in plans] == list(range(1, len(plans) + 1))
         answers = [plan.incident for plan in plans if plan.incident is not None]
         assert len(answers) == len(set(answers)), "one incident was answered twice"
-        assert len(answers) <= self.world.config.recovery.whole_run
+        own = sum(plan.puts_back is not None for plan in plans)  # brought about by segwatch itself: no budget pays
+        assert len(answers) <= self.world.config.recovery.whole_run + own
+
+    def diagnoses_follow_each_other(self, facts) -> None:
+        """One answer for each incident, after it was opened; `World.spawn` refuses a second process beside one."""
+        told = [e.incident for e in facts if isinstance(e, Diagnosed)]
+        assert len(told) == len(set(told))
+        assert set(told) <= {e.number for e in facts if isinstance(e, IncidentOpened)}
+
+    def undoing_holds_its_word(self, facts) -> None:
+        """One at a time, twice at most, and never again what failed."""
+        trying, tries, latched = None, Counter[str](), set()
+        for event in facts:
+            if isinstance(event, ProbationEnded) and trying is not None and event.attempt == trying.attempt:
+                latched |= set() if event.passed else {trying.undoes}
+                trying = None
+            if isinstance(event, AttemptPlanned) and event.undoes is not None:
+                UNDONE[event.undoes] += 1
+                assert trying is None, "two remedies were taken back at once"
+                assert event.undoes not in latched, "what failed is latched"
+                trying, tries = event, tries + Counter([event.undoes])
+        assert all(times <= 2 for times in tries.values())
 
     def workers_follow_each_other(self, facts) -> None:
         """P4 and P5: every worker ran once, after its plan was recorded. `World.spawn` refuses a second one beside."""
@@ -269,6 +344,8 @@ class Night(RuleBasedStateMachine):
             self.world.now += 1.0
             if self.worker_runs():
                 self.train()
+            if self.is_replayed():
+                self.finds(FINDINGS[int(self.world.now) % len(FINDINGS)])
             if self.is_asked():
                 self.world.daemon.scorer.answers(self.world.run.path, 0.5)
             elif self.world.worker is not None and self.world.worker.hung:
@@ -299,8 +376,8 @@ def _is_score(event) -> bool:
     provoked="hypothesis drives the real supervisor, store and policy in one process",
 )
 def test_no_sequence_of_faults_breaks_a_promise(provoked):
-    FAULTS.clear()
-    ENDS.clear()
+    for counter in (FAULTS, ENDS, FINDS, UNDONE):
+        counter.clear()
     run_state_machine_as_test(
         Night,
         settings=settings(
@@ -322,7 +399,10 @@ def test_no_sequence_of_faults_breaks_a_promise(provoked):
         "Inf gradients",
         "worker hangs",
         "evaluator dies",
+        "diagnosis dies",
     }
     assert kinds == set(FAULTS), "a kind of fault was never made"
     assert min(ENDS["finished"], ENDS["gave up"]) >= 5, "both ends are to be seen"
+    assert {found["finding"] for found in FINDINGS} == set(FINDS), "a finding never came"
+    assert UNDONE, "no remedy was ever taken back"
     provoked(FAULTS.total())

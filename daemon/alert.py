@@ -1,4 +1,4 @@
-"""An alert that holds now, as the rules see it. Knows nothing about what was told before."""
+"""What an alert is. When one holds is `rules`' to say, what is told of it `alerts`'."""
 
 from __future__ import annotations
 

@@ -1,0 +1,226 @@
+"""When a remedy has proved itself, when it has not, and that a look at it costs the same after any number of epochs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from segwatch.daemon.config import RecoveryConfig
+from segwatch.daemon.events import AttemptSpawned, ProbationEnded, RunFinished
+from segwatch.daemon.probation import Probations, Stage, on_trial_words, stage, to_go_back_to
+from segwatch.trainer.contract import Cause
+
+CONFIG = RecoveryConfig()
+
+
+def starts(run) -> None:
+    run.tell(AttemptSpawned(attempt=run.attempt, pid=1, create_time=0.0))
+
+
+def remedied(run, *, cause: Cause = Cause.NAN_LOSS, remedy: str = "lower-lr", after: int = 2) -> None:
+    """An incident behind so many epochs, answered by an attempt that has started."""
+    number = len(run.history.incidents) + 1
+    run.suffers(cause, step=10 * after + 5, epoch=after + 1)
+    run.plans(incident=number, remedy=remedy, resume_epoch=after, resume_step=10 * after)
+    starts(run)
+
+
+def ends(run, config: RecoveryConfig = CONFIG) -> list[ProbationEnded]:
+    return list(Probations(config).ended(run.history))
+
+
+@pytest.fixture
+def run(a_run):
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.40)
+    run.trains(2, 0.50)
+    return run
+
+
+def test_two_epochs_and_one_score_of_98_percent_of_the_last_one_pass(run):
+    remedied(run)
+    run.trains(3, 0.49)
+    assert ends(run) == []  # one epoch
+    run.commits(4)
+    (end,) = ends(run)
+    assert (end.passed, end.attempt, end.incident, end.epochs) == (True, 2, 1, 2)
+    assert (end.miou, end.miou_before) == (0.49, 0.50)
+    assert end.because == "2 epochs since, test mIoU 49.00 % (50.00 % before it)"
+
+
+def test_scores_that_stay_too_low_keep_a_remedy_on_probation(run):
+    remedied(run)
+    for epoch in range(3, 9):
+        run.trains(epoch, 0.4899)
+    assert ends(run) == []
+    assert on_trial_words(run.history) == [
+        "lower-lr, since attempt 2: 6 epochs, test mIoU at best 48.99 %, before 50.00 %"
+    ]
+    run.trains(9, 0.49)
+    assert [end.passed for end in ends(run)] == [True]
+
+
+def test_share_and_epochs_are_the_configured_ones(run):
+    remedied(run)
+    run.trains(3, 0.30)
+    assert [end.passed for end in ends(run, RecoveryConfig(probation_epochs=1, probation_share=0.5))] == []
+    run.trains(4, 0.36)  # 0.30 has collapsed: no good epoch, whatever the share
+    assert [end.passed for end in ends(run, RecoveryConfig(probation_epochs=1, probation_share=0.7))] == [True]
+    assert ends(run, RecoveryConfig(probation_epochs=3, probation_share=0.7)) == []
+
+
+def test_without_a_score_before_it_any_good_score_will_do(a_run):
+    run = a_run()
+    run.begins()
+    remedied(run, after=0)
+    run.commits(1)
+    run.commits(2)
+    assert ends(run) == []
+    for epoch in run.history.lineage():
+        run.scores(epoch, "val", 0.1)
+    assert ends(run) == []  # not known to be good
+    run.scores(run.history.epochs[2, 1], "test", 0.1)
+    (end,) = ends(run)
+    assert end.passed
+    assert "no score before it" in end.because
+
+
+def test_what_stands_ahead_of_the_resume_point_does_not_count_until_the_attempt_begins(run):
+    run.trains(3, 0.6)
+    run.trains(4, 0.6)
+    run.suffers(Cause.NAN_LOSS)
+    run.plans(incident=1, remedy="lower-lr", resume_epoch=2, resume_step=20)
+    assert ends(run) == []  # epochs 3 and 4 are about to be superseded
+    for epoch in (3, 4):
+        run.moves(1, epoch)
+    starts(run)
+    assert ends(run) == []
+
+
+def test_the_same_trouble_ends_a_trial_and_another_kind_does_not(run):
+    remedied(run)
+    remedied(run, cause=Cause.WORKER_CRASHED, remedy="resume")
+    assert ends(run) == []
+    run.suffers(Cause.NAN_WEIGHTS, epoch=3)
+    (end,) = ends(run)
+    assert (end.passed, end.attempt, end.incident) == (False, 2, 1)
+    assert end.because == "nan-weights came back in epoch 3 (incident 003)"
+
+
+def test_epochs_of_a_later_attempt_with_the_same_settings_count(run):
+    remedied(run)
+    run.trains(3, 0.5)
+    remedied(run, cause=Cause.WORKER_CRASHED, remedy="resume", after=3)
+    run.trains(4, 0.5)
+    assert [(end.attempt, end.passed) for end in ends(run)] == [(2, True)]
+
+
+def test_an_undoing_fails_where_the_scores_stay_too_low_and_where_numbers_go_wrong(run):
+    run.plans(undoes="amp-off", resume_epoch=2, resume_step=20)
+    starts(run)
+    run.trains(3, 0.45)
+    assert ends(run) == []
+    run.suffers(Cause.WORKER_CRASHED)
+    assert ends(run) == []
+    run.trains(4, 0.45)
+    (end,) = ends(run)
+    assert (end.passed, end.incident) == (False, None)
+    assert end.because == "2 epochs since, test mIoU 45.00 % at best (50.00 % before it; 98% of it is asked)"
+    run.suffers(Cause.LOSS_SPIKE, epoch=5)
+    assert [end.because for end in ends(run)] == ["loss-spike came in epoch 5 (incident 002)"]
+
+
+def test_a_run_that_ends_early_passes_with_a_sound_last_score_and_else_ended_on_probation(run):
+    remedied(run)
+    run.trains(3, 0.45)
+    assert list(Probations(CONFIG).at_the_end(run.history)) == []
+    run.tell(RunFinished())
+    assert stage(run.history, run.history.incidents[0]) is Stage.ENDED_ON_PROBATION
+    run.trains(4, 0.5)
+    (end,) = Probations(CONFIG).at_the_end(run.history)
+    assert (end.passed, end.miou) == (True, 0.5)
+
+
+def test_an_incident_goes_from_open_by_probation_to_resolved_or_failed(run):
+    run.suffers(Cause.NAN_LOSS)
+    first = run.history.incidents[0]
+    assert stage(run.history, first) is Stage.OPEN
+    run.plans(incident=1, remedy="lower-lr", resume_epoch=2, resume_step=20)
+    assert stage(run.history, first) is Stage.ON_PROBATION
+    run.suffers(Cause.NAN_LOSS)
+    for end in ends(run):
+        run.tell(end)
+    assert stage(run.history, first) is Stage.FAILED
+    remedied(run)
+    run.trains(3, 0.5)
+    run.trains(4, 0.5)
+    for end in ends(run):
+        run.tell(end)
+    assert [stage(run.history, incident) for incident in run.history.incidents] == [
+        Stage.FAILED,
+        Stage.RESOLVED,
+        Stage.RESOLVED,
+    ]
+
+
+def test_each_trial_ends_once(run):
+    remedied(run)
+    kept = Probations(CONFIG)
+    run.trains(3, 0.5)
+    run.trains(4, 0.5)
+    for end in kept.ended(run.history):
+        run.tell(end)
+    assert list(kept.ended(run.history)) == []
+
+
+def test_what_an_undoing_would_be_answered_from_is_kept(run):
+    assert to_go_back_to(run.history) is None
+    remedied(run)
+    assert to_go_back_to(run.history) is None
+    run.plans(undoes="lower-lr", resume_epoch=2, resume_step=23)
+    run.trains(3, 0.5)
+    assert to_go_back_to(run.history).epoch == 2
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("trains"), st.sampled_from([None, 0.3, 0.45, 0.49, 0.5, 0.6])),
+        st.tuples(st.just("back"), st.integers(0, 2)),
+        st.tuples(st.just("quarantine"), st.integers(0, 2)),
+        st.tuples(st.just("late"), st.sampled_from([0.4, 0.5])),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_what_is_folded_score_by_score_is_what_a_look_at_all_of_them_says(a_run, steps):
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.5)
+    remedied(run, after=1)
+    kept, newest, waiting = Probations(CONFIG), 1, []
+    for what, how in steps:
+        line = run.history.lineage()
+        match what:
+            case "trains":
+                newest += 1
+                run.trains(newest, how, verdict="ok" if how is not None else "failed")
+            case "late":
+                newest += 1
+                for epoch in waiting:
+                    run.scores(epoch, "val", how)
+                    run.scores(epoch, "test", how)
+                waiting = [run.commits(newest)]
+            case "quarantine" if len(line) > how + 1:
+                run.moves(line[-1 - how].attempt, line[-1 - how].epoch, "quarantined")
+            case "back" if newest - how >= 1:
+                newest -= how
+                for epoch in [epoch for epoch in line if epoch.epoch > newest]:
+                    run.moves(epoch.attempt, epoch.epoch)
+                waiting = [epoch for epoch in waiting if epoch.moved is None]
+                run.plans(incident=None, resume_epoch=newest, resume_step=10 * newest)
+                starts(run)
+        assert list(kept.ended(run.history)) == ends(run)
