@@ -25,7 +25,7 @@ from .trends import TREND_CODES, collapse_alerts, score_alerts
 
 if TYPE_CHECKING:
     from ..trainer.config import TrainerConfig
-    from .config import AlertsConfig
+    from .config import AlertsConfig, RunConfig
 
 FILES_NAMED = 5
 RISKY_MOMENTUM = 0.99
@@ -49,6 +49,10 @@ class Rules:
                 split_gap=config.best_gap,
             )
         )
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Rules:
+        return cls(config.alerts, trainer=config.trainer, rolls_back=config.recovery.on_collapse == "restart")
 
     def current_alerts(self, history: History) -> list[Alert]:
         """Every alert that holds; those that a graver one explains are marked."""

@@ -101,9 +101,7 @@ class Supervisor:
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
         self._observer = Observer(run, recorder, screen)
-        self._rules = rules.Rules(
-            config.alerts, trainer=config.trainer, rolls_back=config.recovery.on_collapse == "restart"
-        )
+        self._rules = rules.Rules.of(config)
         self._diagnosing = Diagnosing(
             run.path,
             config,
