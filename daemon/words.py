@@ -78,19 +78,8 @@ def sentence(event: Event) -> str | None:
             return f"data accepted as it is now: {counts}"
         case DrillsRequested():
             return "drills ahead: " + ", ".join(str(drill) for drill in event.drills)
-        case AttemptPlanned():
-            return _planned(event)
-        case AttemptSpawned():
-            return f"attempt {event.attempt}: worker started (pid {event.pid})"
-        case AttemptStarted():
-            size = f"{event.parameters / 1e6:.2f} M parameters"
-            return (
-                f"attempt {event.attempt}: training on {event.device}, {size}, {event.steps_per_epoch} steps an epoch, "
-                f"lr {event.lr:g}, AMP {event.amp}"
-            )
-        case AttemptEnded():
-            # What went wrong is told by the incident that follows.
-            return f"attempt {event.attempt} ended: {event.message}" if event.outcome is Outcome.STOPPED else None
+        case AttemptPlanned() | AttemptSpawned() | AttemptStarted() | AttemptEnded():
+            return _attempt(event)
         case DrillFired():
             return f"DRILL {event.drill}: this fault is made on purpose"
         case IncidentOpened():
@@ -127,6 +116,24 @@ def sentence(event: Event) -> str | None:
             return f"finished: {event.trained} epochs trained, every one scored"
         case _:
             return None
+
+
+def _attempt(event: AttemptPlanned | AttemptSpawned | AttemptStarted | AttemptEnded) -> str | None:
+    match event:
+        case AttemptPlanned():
+            return _planned(event)
+        case AttemptSpawned():
+            return f"attempt {event.attempt}: worker started (pid {event.pid})"
+        case AttemptStarted():
+            size = f"{event.parameters / 1e6:.2f} M parameters"
+            return (
+                f"attempt {event.attempt}: training on {event.device}, {size}, {event.steps_per_epoch} steps an epoch, "
+                f"lr {event.lr:g}, AMP {event.amp}"
+            )
+        case AttemptEnded(outcome=Outcome.STOPPED):
+            return f"attempt {event.attempt} ended: {event.message}"
+        case AttemptEnded():
+            return None  # what went wrong is told by the incident that follows
 
 
 def _diagnosed(event: Diagnosed) -> str:
