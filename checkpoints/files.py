@@ -76,7 +76,7 @@ def commit(
     stored_weights = _store(directory / f"{draft.stem}.pth", plain_weights, committed.weights if committed else None)
     stored_state = None
     if state is not None:
-        plain_state = _on_cpu(state)
+        plain_state = on_cpu(state)
         stored_state = _store(
             directory / f"{draft.stem}.state.pth", plain_state, committed.state if committed else None
         )
@@ -216,15 +216,15 @@ def _load(directory: Path, stored: StoredFile) -> object:
     return loaded
 
 
-def _on_cpu(value: Any) -> Any:
+def on_cpu(value: Any) -> Any:
     """The same tree with plain dicts and its tensors on the CPU; strides stay, for they pair state with parameter."""
     match value:
         case Tensor():
             return value.detach().cpu()
         case Mapping():
-            return {key: _on_cpu(entry) for key, entry in value.items()}
+            return {key: on_cpu(entry) for key, entry in value.items()}
         case list() | tuple():
-            return type(value)(_on_cpu(entry) for entry in value)
+            return type(value)(on_cpu(entry) for entry in value)
         case _:
             return value
 

@@ -63,7 +63,8 @@ def run(
             "--drill",
             metavar="KIND@STEP",
             help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
-            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash. Repeatable.",
+            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
+            "lr-spike. Repeatable.",
         ),
     ] = None,
     retry: Annotated[

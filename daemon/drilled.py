@@ -13,6 +13,9 @@ _CAUSED_BY: dict[str, frozenset[Cause]] = {
     "kill": frozenset({Cause.WORKER_CRASHED}),
     "hang": frozenset({Cause.WORKER_HUNG}),
     "crash": frozenset({Cause.WORKER_CRASHED}),
+    "overflow": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.NAN_WEIGHTS}),
+    "bad-file": frozenset({Cause.WORKER_CRASHED}),
+    "lr-spike": frozenset({Cause.INF_GRADIENTS, Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.LOSS_SPIKE}),
 }
 
 

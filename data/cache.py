@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,6 +99,23 @@ def open_cache(
     return PixelCache(pairs, store.map(), entries)
 
 
+def copy_entries(data: ResolvedData, cache_dir: Path, into: Path) -> None:
+    """A cache directory of its own, with all that `open_cache` of `data` has built in `cache_dir`. Raises OSError."""
+    key = _settings_key(data, RESAMPLER, repr(data.scale))
+    shutil.copytree(cache_dir / key, into / key)
+
+
+def overwrite_entry(
+    data: ResolvedData, split: str, cache_dir: Path, index: int, changed: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Put `changed` (H, W, 4) of an entry in its place, in a cache that nobody else uses; maps see it at once."""
+    pair = data.splits[split][index]
+    store = _Store(cache_dir / _settings_key(data, RESAMPLER, repr(data.scale)))
+    entry = store.entries()[_file_key(data.root, pair.image, pair.mask)]
+    before = store.map()[entry.offset : entry.end].reshape(entry.height, entry.width, CHANNELS)
+    store.replace(entry, changed(before))
+
+
 class LabelCache(_Mapped):
     """The masks of one split at their own full size."""
 
@@ -179,6 +197,12 @@ class _Store:
                     self._commit(ready)
         finally:
             self._commit(portion)
+
+    def replace(self, entry: _Entry, pixels: np.ndarray) -> None:
+        assert pixels.nbytes == entry.end - entry.offset
+        with self._lock, self._pixels.open("r+b", buffering=0) as file:
+            _write_at(file.fileno(), pixels, entry.offset)
+            os.fdatasync(file.fileno())
 
     def map(self) -> np.ndarray:
         """uint8 (bytes,), read-only."""

@@ -20,12 +20,10 @@ from pydantic import ValidationError
 from ..durable import write_text
 from ..errors import ConfigError, SegwatchError
 from .contract import EXIT, JOURNAL, WORKER_LOCK_FD, AttemptSpec, Cause, ExitCode, ExitRecord, Trouble
+from .exhaustion import is_out_of_memory
 from .journal import Journal
 
 log = logging.getLogger("segwatch.trainer")
-
-OUT_OF_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""torch says it with a plain RuntimeError."""
 
 
 class StopFlag:
@@ -66,7 +64,8 @@ def run(spec_path: Path, stop: Callable[[], bool]) -> ExitCode:
         # Boundary: whatever it was, it becomes a record that the daemon can read, with its traceback in the log.
         log.exception("the worker leaves")
         record = explain(error, journal)
-        tell(record, journal)
+        if not journal.told_fatal:
+            tell(record, journal)
     try:
         journal.finished(record.code)
         journal.close()
@@ -112,13 +111,6 @@ def classify(error: Exception) -> tuple[ExitCode, Cause | None]:
     if is_out_of_memory(error):
         return ExitCode.OUT_OF_MEMORY, Cause.OUT_OF_MEMORY
     return ExitCode.CRASHED, Cause.WORKER_CRASHED
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or OUT_OF_HOST_MEMORY in str(error):
-        return True
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def tell(record: ExitRecord, journal: Journal) -> None:

@@ -63,6 +63,12 @@ class DrillKind(StrEnum):
     KILL = "kill"
     HANG = "hang"
     CRASH = "crash"
+    OVERFLOW = "overflow"
+    """Weights so large that an activation leaves the range of fp16, while bf16 and fp32 do not mind."""
+    BAD_FILE = "bad-file"
+    """From then on the run reads one mask with a value that is no class, from a pixel cache of its own."""
+    LR_SPIKE = "lr-spike"
+    """From then on the last layer grows at every step, as under a far too high rate, until nothing is finite."""
 
 
 class Drill(Record):

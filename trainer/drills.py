@@ -20,19 +20,32 @@ from .journal import Journal
 
 log = logging.getLogger(__name__)
 
+OVERFLOWING_WEIGHT = 3e4
+"""Below the largest fp16 number, 65504; a sum over a few dozen inputs is above."""
+GROWTH = 16.0
+"""Per step: a loss leaves fp32 after about 30 steps, and fp16 after 4."""
+
 
 class Drills:
     """The drills of one attempt that have not happened yet."""
 
-    def __init__(self, drills: Sequence[Drill], journal: Journal) -> None:
+    def __init__(self, drills: Sequence[Drill], journal: Journal | None) -> None:
+        """Without a journal there can be no drills: whoever repeats a step makes no fault of its own."""
+        assert journal is not None or not drills
         self._pending = list(drills)
         self._journal = journal
+        self._grows = False
 
     def before_step(self, step: int, model: nn.Module) -> None:
         """Raises, kills or hangs where such a drill is due at `step`, or poisons `model`."""
         for kind in (DrillKind.POISON_BATCHNORM, DrillKind.NAN_WEIGHTS):
             if self._begins(kind, step):
                 _poison(model, kind)
+        if self._begins(DrillKind.OVERFLOW, step):
+            _overflow(model)
+        self._grows = self._grows or self._begins(DrillKind.LR_SPIKE, step)
+        if self._grows:
+            _grow(model)
         if self._begins(DrillKind.OUT_OF_MEMORY, step):
             raise torch.OutOfMemoryError(f"drill: out of memory at step {step}")
         if self._begins(DrillKind.CRASH, step):
@@ -41,6 +54,10 @@ class Drills:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._begins(DrillKind.HANG, step):
             _hang()
+
+    def bad_file(self, step: int) -> bool:
+        """Whether from this step on one of its files is to be bad."""
+        return self._begins(DrillKind.BAD_FILE, step)
 
     def on_loss(self, step: int, loss: Tensor) -> Tensor:
         """The loss, or NaN with NaN gradients."""
@@ -56,6 +73,7 @@ class Drills:
         drill = Drill(kind=kind, step=step)
         if drill not in self._pending:
             return False
+        assert self._journal is not None
         self._pending.remove(drill)
         self._journal.write(DrillLine(time=self._journal.now(), drill=drill))
         log.warning("drill: %s", drill)
@@ -70,6 +88,21 @@ def _poison(model: nn.Module, kind: DrillKind) -> None:
         else:
             assert layer.running_var is not None
             layer.running_var[0] = float("inf")
+
+
+def _overflow(model: nn.Module) -> None:
+    """Weights that fp16 can still hold, with sums of them that it cannot. The BatchNorm behind them divides it away."""
+    layer = [module for module in model.modules() if isinstance(module, nn.Conv2d)][1]
+    with torch.no_grad():
+        layer.weight.mul_(OVERFLOWING_WEIGHT / layer.weight.abs().amax())
+
+
+def _grow(model: nn.Module) -> None:
+    """The bias of the last class: every pixel of another class is wrong by it, whatever was learnt before."""
+    layer = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.bias[-1] = layer.bias[-1].abs().clamp(min=1) * GROWTH
 
 
 def _hang() -> NoReturn:

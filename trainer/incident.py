@@ -1,21 +1,27 @@
-"""Leaves what a person needs to look into a fatal trouble: the batch's names, the random states, the norms before it.
+"""Leaves what it takes to repeat a fatal trouble: the batch's names, the norms before it, the whole training state.
 
 Knows nothing about what is done about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checkpoints import files
 from ..data.augment import describe
 from ..durable import write_atomic, write_json
 from .contract import AttemptSpec
+from .diagnosis import STATE
 from .health import Verdict, spoken
+from .resume import random_states
+
+log = logging.getLogger(__name__)
 
 BATCH = "batch.pt"
 FACTS = "worker.json"
@@ -41,10 +47,13 @@ def leave(
     *,
     names: Sequence[str],
     recent: Iterable[tuple[int, float, float]],
-    random_states: dict[str, Any],
     scale: float | None,
+    held: Callable[[], dict[str, Any]],
 ) -> Path:
     """Write a new incidents/NNN/ and return it. `names` are the images, `recent` the last (step, loss, grad norm).
+
+    `held` gives "weights" and "state" as a checkpoint has them, whatever is in them. They come last, and do without
+    where the device does not give them back any more or the disk is full: the rest is worth keeping alone.
 
     The random states are those at the time of writing; no step draws from them, so they are the step's own as well.
     Augmentation draws from (seed, epoch, index) alone, so the batch is to be had again: for each micro-batch,
@@ -59,7 +68,7 @@ def leave(
         "indices": torch.tensor(facts.indices, dtype=torch.int64),
         "seed": spec.seed,
         "augment": spec.augment.model_dump(mode="json"),
-        "random": random_states,
+        "random": _random_states(),
     }
     write_atomic(directory / BATCH, lambda file: torch.save(batch, file))
     described = {
@@ -81,7 +90,21 @@ def leave(
         ],
     }
     write_json(directory / FACTS, described)
+    try:
+        state = files.on_cpu(held())
+        write_atomic(directory / STATE, lambda file: torch.save(state, file))
+    except (RuntimeError, OSError) as error:
+        log.warning("the weights and moments of this moment could not be left: %s", error)
     return directory
+
+
+def _random_states() -> dict[str, Any]:
+    """Empty where a GPU that failed does not tell its own any more."""
+    try:
+        return random_states()
+    except RuntimeError as error:
+        log.warning("the random states could not be left: %s", error)
+        return {}
 
 
 def _next_directory(incidents: Path) -> Path:

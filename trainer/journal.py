@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..durable import LineLog
-from .contract import ExitCode, Finished, JournalLine, Phase, Progress
+from .contract import ExitCode, Finished, JournalLine, Phase, Progress, Trouble
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Journal:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.reached = Reached()
         self.now = clock
+        self.told_fatal = False
+        """Whether a fatal trouble stands in it."""
         # One file, two descriptors: progress is not worth a flush a second, the rest must survive a power cut.
         self._quick = LineLog(path, fsync=False, follow=True)
         self._durable = LineLog(path, fsync=True, follow=True)
@@ -35,6 +37,8 @@ class Journal:
     def write(self, line: JournalLine) -> None:
         log = self._quick if isinstance(line, Phase | Progress) else self._durable
         log.append(line.model_dump_json())
+        if isinstance(line, Trouble) and line.fatal:
+            self.told_fatal = True
 
     def finished(self, code: ExitCode) -> None:
         """The last line: the exit code by its name."""

@@ -10,9 +10,11 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +30,15 @@ from . import incident, resume
 from .contract import AttemptSpec, Cause, ExitCode, ExitRecord, Phase, Started, Trouble
 from .curves import Curves
 from .drills import Drills
-from .health import STATE_CHECK_STEPS, Health, Readback, Reading, Verdict, nan_weights
+from .exhaustion import is_out_of_memory
+from .health import STATE_CHECK_STEPS, Evidence, Health, Readback, Reading, Verdict, nan_weights
 from .incident import StepFacts
 from .journal import Journal
 from .optim import Precision, build_optimizer, match_layouts, override, set_lr
+from .order import portions, positions_of, stood_in
 from .progress import PROGRESS_SECONDS, Teller
 from .saving import Saver
+from .spoilt import pixels_dir, spoil
 from .step import Stepper
 from .unet import UNet
 
@@ -101,7 +106,7 @@ def load_pixels(spec: AttemptSpec, data: ResolvedData, journal: Journal, stop: C
             told = time.monotonic()
             journal.write(Phase(time=journal.now(), phase="loading", done=done, total=total))
 
-    return open_cache(data, "train", spec.cache_dir, progress=progress)
+    return open_cache(data, "train", pixels_dir(spec), progress=progress)
 
 
 def build_model(spec: AttemptSpec, *, classes: int, device: torch.device) -> UNet:
@@ -117,6 +122,35 @@ def training_sizes(cache: PixelCache, augmentation: Augmentation | None) -> set[
     """Every (height, width) with which an image can come into training."""
     sizes = {cache.size(index) for index in range(len(cache))}
     return sizes if augmentation is None else {changed for size in sizes for changed in augmentation.sizes(*size)}
+
+
+def identity_of(spec: AttemptSpec, data: ResolvedData) -> files.Identity:
+    """What the checkpoints of this attempt say of themselves."""
+    architecture = Architecture(
+        base_channels=spec.model.base_channels,
+        classes=len(data.classes),
+        bilinear=spec.model.upsampling == "bilinear",
+    )
+    return files.Identity(spec.attempt, data.class_ids, data.class_names, architecture, spec.config_hash)
+
+
+def left_out(spec: AttemptSpec, cache: PixelCache) -> frozenset[int]:
+    """Positions of the images that are not trained. Raises ConfigError for names that the split does not have."""
+    return positions_of(spec.left_out, [pair.image for pair in cache.pairs])
+
+
+def steps_of(spec: AttemptSpec, cache: PixelCache, out: Collection[int], *, epoch: int) -> list[list[int]]:
+    """The images of each step of `epoch` (from 1), those of `out` stood in for."""
+    order = epoch_order(len(cache), seed=spec.seed, epoch=epoch)
+    return portions(stood_in(order, out), spec.batch_size * spec.accumulate)
+
+
+def micro_batches(
+    spec: AttemptSpec, cache: PixelCache, augmentation: Augmentation | None, indices: Sequence[int], *, epoch: int
+) -> Iterator[Batch]:
+    """The images of one step in pieces of `spec.batch_size`, as `epoch` (from 1) sees them."""
+    for part in portions(indices, spec.batch_size):
+        yield load_batch(cache, part, augmentation, epoch=epoch)
 
 
 class Session:
@@ -137,21 +171,17 @@ class Session:
         self.spec, self.data, self.cache, self.device = spec, data, cache, device
         self.journal, self._stop = journal, stop
         self._augmentation = Augmentation.of(spec.augment, seed=spec.seed)
-        self._images_per_step = spec.batch_size * spec.accumulate
-        self.steps_per_epoch = math.ceil(len(cache) / self._images_per_step)
+        self._left_out = left_out(spec, cache)
+        self.steps_per_epoch = math.ceil(len(cache) / (spec.batch_size * spec.accumulate))
 
-        architecture = Architecture(
-            base_channels=spec.model.base_channels,
-            classes=len(data.classes),
-            bilinear=spec.model.upsampling == "bilinear",
-        )
-        identity = files.Identity(spec.attempt, data.class_ids, data.class_names, architecture, spec.config_hash)
+        identity = identity_of(spec, data)
         self.model = build_model(spec, classes=len(data.classes), device=device)
         self.optimizer = build_optimizer(spec, self.model.parameters())
         self.precision = Precision(spec.amp, device)
         self.position = resume.Position()
         if spec.resume_from is not None:
             self.position = resume.restore(spec, identity, self.model, self.optimizer, self.precision)
+        self.position.warm_up(spec)
         override(self.optimizer, spec)
         match_layouts(self.optimizer)
 
@@ -217,12 +247,12 @@ class Session:
     def _train_epoch(self) -> None:
         """What is left of the epoch under way, and its checkpoint."""
         self.model.train()
-        order = epoch_order(len(self.cache), seed=self.spec.seed, epoch=self.position.epoch + 1)
-        portions = [order[at : at + self._images_per_step] for at in range(0, len(order), self._images_per_step)]
-        for indices in portions[self.position.step_in_epoch :]:
+        steps = steps_of(self.spec, self.cache, self._left_out, epoch=self.position.epoch + 1)
+        for indices in steps[self.position.step_in_epoch :]:
             if self._stop():
                 raise StopAskedError
-            self._step(indices)
+            with self._leaving_a_crash(indices):
+                self._step(indices)
             if self._saver.seconds_since() >= self.spec.recovery_seconds:
                 self._save_recovery()
                 self.journal.write(Phase(time=self.journal.now(), phase="training"))
@@ -235,8 +265,12 @@ class Session:
         first = not reached.stepped
         self._teller.pace.begin()
         self._drills.before_step(step, self.model)
-        lr = set_lr(self.optimizer, step, self.steps_per_epoch * self.spec.epochs, self.spec.schedule)
-        figures = self._stepper.take(step, self._micro_batches(indices), images=len(indices))
+        if self._drills.bad_file(step):
+            self._spoil(indices[0])
+        total, share = self.steps_per_epoch * self.spec.epochs, self.position.warmth(step)
+        lr = set_lr(self.optimizer, step, total, self.spec.schedule, share=share)
+        batches = micro_batches(self.spec, self.cache, self._augmentation, indices, epoch=self.position.epoch + 1)
+        figures = self._stepper.take(step, batches, images=len(indices))
         self.position.step = reached.step = step
         self.position.step_in_epoch += 1
         reached.stepped = True
@@ -249,11 +283,33 @@ class Session:
         if first or self._teller.due():
             self._tell()
 
-    def _micro_batches(self, indices: list[int]) -> Iterator[Batch]:
-        size = self.spec.batch_size
-        portions = (indices[at : at + size] for at in range(0, len(indices), size))
-        epoch = self.position.epoch + 1
-        return (load_batch(self.cache, portion, self._augmentation, epoch=epoch) for portion in portions)
+    @contextmanager
+    def _leaving_a_crash(self, indices: list[int]) -> Iterator[None]:
+        """An exception that nobody foresaw goes on as it is, once an incident holds what it takes to repeat its step.
+
+        On a GPU what fails may show up some steps late: the batch is then one of the last few, not for certain this.
+        """
+        position, spec = replace(self.position), self.spec
+        try:
+            yield
+        except (StopAskedError, UnstableError):
+            raise
+        except Exception as error:
+            # Boundary: whatever it was; it is told here with its batch, and judged by whoever started training.
+            if not is_out_of_memory(error):
+                place = (position.step + 1, position.epoch + 1, position.step_in_epoch + 1)
+                facts = StepFacts(*place, spec.lr, tuple(indices))
+                evidence: Evidence = {"exception": type(error).__name__}
+                message = str(error) or type(error).__name__
+                try:
+                    self._leave(Verdict(Cause.WORKER_CRASHED, message, fatal=True, evidence=evidence), facts)
+                except OSError:
+                    log.exception("nothing of the step that failed could be left")
+            raise
+
+    def _spoil(self, index: int) -> None:
+        spoil(self.spec, self.data, index)
+        self.cache = open_cache(self.data, "train", pixels_dir(self.spec))
 
     def _state_flag(self, step: int) -> Tensor:
         """float32 (1,): 1 where parameters and BatchNorm buffers are finite, looked at every few steps."""
@@ -296,14 +352,24 @@ class Session:
         scale = None
         if self._last is not None:
             facts, scale = self._last[0], self._last[1].scale
+        log.warning("%s: %s", verdict.cause, verdict.message)
+        self._leave(verdict, facts, scale)
+        if verdict.fatal:
+            raise UnstableError(verdict)
+
+    def _leave(self, verdict: Verdict, facts: StepFacts, scale: float | None = None) -> None:
+        """The trouble in the journal; where it is fatal, with what it takes to repeat it."""
         directory = None
         if verdict.fatal:
-            names = tuple(self.cache.name(index) for index in facts.indices)
-            random_states = resume.random_states()
             directory = incident.leave(
-                self.spec, verdict, facts, names=names, recent=self._recent, random_states=random_states, scale=scale
+                self.spec,
+                verdict,
+                facts,
+                names=tuple(self.cache.name(index) for index in facts.indices),
+                recent=self._recent,
+                scale=scale,
+                held=self._held,
             )
-        log.warning("%s: %s", verdict.cause, verdict.message)
         self.journal.write(
             Trouble(
                 time=self.journal.now(),
@@ -316,8 +382,12 @@ class Session:
                 incident=None if directory is None else str(directory.relative_to(self.spec.run_dir)),
             )
         )
-        if verdict.fatal:
-            raise UnstableError(verdict)
+
+    def _held(self) -> dict[str, Any]:
+        """Weights and training state of this moment, finite or not."""
+        self.position.scaler_steps = self._health.scaler_steps
+        state = resume.capture(self.spec, self.optimizer, self.precision, self.position)
+        return {"weights": self.model.state_dict(), "state": state}
 
     def _close_epoch(self) -> None:
         train_loss = self.position.loss_sum / self.position.images if self.position.images else None

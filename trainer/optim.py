@@ -77,12 +77,35 @@ def lr_at(base: float, step: int, total_steps: int, schedule: Schedule) -> float
             return base * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, schedule: Schedule) -> float:
-    """Set the rate of step `step` from each group's base rate, and return it."""
+def set_lr(
+    optimizer: torch.optim.Optimizer, step: int, total_steps: int, schedule: Schedule, *, share: float = 1.0
+) -> float:
+    """Set the rate of step `step` from each group's base rate, times `share`, and return it."""
     rate = 0.0
     for group in optimizer.param_groups:
-        rate = group["lr"] = lr_at(group["initial_lr"], step, total_steps, schedule)
+        rate = group["lr"] = share * lr_at(group["initial_lr"], step, total_steps, schedule)
     return rate
+
+
+def clear_nonfinite_moments(optimizer: torch.optim.Optimizer) -> int:
+    """Zero each entry of the state that is not finite, with the other moments of that weight; return how many.
+
+    Together, because Adam divides one by the root of the other: a sound mean over a variance of 0 is a leap.
+    """
+    cleared = 0
+    for parameter, state in optimizer.state.items():
+        moments = [
+            value
+            for value in state.values()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.shape == parameter.shape
+        ]
+        if not moments:
+            continue
+        bad = ~torch.stack([moment.isfinite() for moment in moments]).all(dim=0)
+        cleared += int(bad.sum())
+        for moment in moments:
+            moment.masked_fill_(bad, 0)
+    return cleared
 
 
 def step_unless(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:

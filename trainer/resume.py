@@ -5,6 +5,8 @@ Knows nothing about when it is saved. Tensors, numbers, strings and plain dicts 
 
 from __future__ import annotations
 
+import copy
+import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.files import Identity, load_state, load_weights
 from ..checkpoints.manifest import Manifest, poison_in_words, read_manifest
 from ..errors import ConfigError, CorruptCheckpointError
 from .contract import AttemptSpec
-from .optim import Precision
+from .optim import Precision, clear_nonfinite_moments
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,12 +40,29 @@ class Position:
     images: int = 0
     scaler_steps: int = 0
     """Steps since the fp16 scaler started."""
+    warm_up_from: int = 0
+    """The step after which the latest warm-up of the rate began, its length, and the base rate it rises to."""
+    warm_up_steps: int = 0
+    warm_up_lr: float = 0.0
 
     def next_epoch(self) -> None:
         self.epoch += 1
         self.step_in_epoch = 0
         self.loss_sum = 0.0
         self.images = 0
+
+    def warm_up(self, spec: AttemptSpec) -> None:
+        """Begin the warm-up that `spec` asks for, here, unless it was begun before (one as long, to the same rate)."""
+        wanted = (spec.warm_up_steps, spec.lr)
+        if spec.warm_up_steps and wanted != (self.warm_up_steps, self.warm_up_lr):
+            self.warm_up_from = self.step
+            self.warm_up_steps, self.warm_up_lr = wanted
+
+    def warmth(self, step: int) -> float:
+        """The share of the scheduled rate with which step `step` is taken: rises linearly to 1."""
+        if not self.warm_up_steps:
+            return 1.0
+        return min(1.0, (step - self.warm_up_from) / self.warm_up_steps)
 
 
 def capture(
@@ -70,14 +91,32 @@ def restore(
     Raises ConfigError for a checkpoint that does not belong to this run or attempt, CorruptCheckpointError for one that
     is damaged.
     """
+    weights, state = load(spec, identity)
+    return put_back(weights, state, model, optimizer, precision)
+
+
+def load(spec: AttemptSpec, identity: Identity) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and training state of the checkpoint `spec.resume_from`. Raises as `restore` does."""
     assert spec.resume_from is not None
     path = spec.run_dir / spec.resume_from
     manifest = _manifest(path, identity)
     state = load_state(path.parent, manifest)
     _refuse_mismatch(path, spec, manifest, state)
+    return load_weights(path.parent, manifest), state
 
-    model.load_state_dict(load_weights(path.parent, manifest))
-    optimizer.load_state_dict(state["optimizer"])
+
+def put_back(
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+) -> Position:
+    """Into these parts, which share nothing with `weights` and `state` afterwards."""
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it would keep the counters themselves
+    if cleared := clear_nonfinite_moments(optimizer):
+        log.warning("%d weights had moments that are not finite: cleared", cleared)
     position = Position(**state["position"])
     if precision.scaler is not None and state["scaler"] is not None:
         precision.scaler.load_state_dict(state["scaler"])

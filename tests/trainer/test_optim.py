@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 from segwatch.trainer.config import Amp, Optimizer
-from segwatch.trainer.optim import Precision, build_optimizer, lr_at, match_layouts, override, set_lr, step_unless
+from segwatch.trainer.optim import (
+    Precision,
+    build_optimizer,
+    clear_nonfinite_moments,
+    lr_at,
+    match_layouts,
+    override,
+    set_lr,
+    step_unless,
+)
 from segwatch.trainer.unet import UNet
 from torch import nn
 
@@ -135,3 +144,25 @@ def test_learning_rate_is_a_function_of_the_step_alone(schedule, step, share):
 @pytest.mark.parametrize("amp", list(Amp))
 def test_the_precision_in_force_is_read_back_from_torch(amp):
     assert Precision(amp, torch.device("cpu")).in_force() is amp
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+def test_moments_that_are_not_finite_are_cleared_with_their_companions_and_no_others(name):
+    parameter = torch.nn.Parameter(torch.ones(2, 3))
+    kinds = {
+        "adamw": lambda: torch.optim.AdamW([parameter], fused=True),
+        "sgd": lambda: torch.optim.SGD([parameter], lr=0.1, momentum=0.9),
+        "rmsprop": lambda: torch.optim.RMSprop([parameter], momentum=0.9),
+    }
+    optimizer = kinds[name]()
+    parameter.grad = torch.full((2, 3), 0.5)
+    optimizer.step()
+    moments = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]
+    assert clear_nonfinite_moments(optimizer) == 0
+    moments[0][1, 2] = float("nan")
+    moments[-1][0, 1] = float("inf")
+    kept = [moment[0, 0].item() for moment in moments]
+    assert clear_nonfinite_moments(optimizer) == 2
+    for moment, value in zip(moments, kept, strict=True):
+        assert moment[1, 2] == moment[0, 1] == 0
+        assert moment[0, 0] == value != 0
