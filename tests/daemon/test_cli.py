@@ -19,7 +19,7 @@ from segwatch.daemon.store import Store
 from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
-COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop")
+COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "why", "replay", "best", "stop")
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
 [data]
