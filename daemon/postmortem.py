@@ -13,6 +13,7 @@ from typing import Any
 
 from ..plain import one_line, plain
 from ..trainer.config import Amp
+from ..trainer.contract import Cause
 from ..trainer.diagnosis import BadFile, Diagnosis, Finding, FirstNonFinite, Replay
 from . import ledger, ledger_page
 from .alerts import duration, evidence_words, stamp
@@ -103,7 +104,7 @@ def page(known: Postmortem) -> str:
     parts = [
         f"# Incident {opened.number:03d}: {opened.cause}{drill} at step {opened.step}",
         f"**{_headline(known)}**",
-        one_line(opened.message) + ".",
+        _as_sentence(opened.message),
         f"Evidence: {one_line(evidence_words(opened.evidence))}.",
         "## Timeline",
         table(("UTC", "from the fault", "what"), list(_timeline_rows(known))),
@@ -245,7 +246,7 @@ def _replay(known: Postmortem) -> Iterator[str]:
         yield _not_replayed(known)
         return
     took = f" (in {duration(found.seconds)}, on {one_line(whole.device)})" if whole and found.seconds >= 1 else ""
-    yield f"**{found.finding}**{took}: {one_line(found.because)}."
+    yield f"**{found.finding}**{took}: {one_line(found.because).rstrip('.')}."
     if found.finding is Finding.UNKNOWN:
         yield "So the ladder of remedies decided: what follows is a guess."
     if whole is None:
@@ -260,8 +261,10 @@ def _replay(known: Postmortem) -> Iterator[str]:
 
 def _not_replayed(known: Postmortem) -> str:
     cause = known.incident.opened.cause
+    if cause is Cause.OUT_OF_MEMORY:
+        return "Nothing was replayed: memory ran out, which says nothing about the numbers."
     if cause not in NUMERIC:
-        return f"Nothing was replayed: a {cause} says nothing about the numbers, which were fine."
+        return "Nothing was replayed: the process was lost, and nothing says that the numbers were not fine."
     if known.row.answer is None and known.history.gave_up is None:
         return "The replay has not come to its end yet."
     return "Nothing was replayed, so the ladder of remedies decided: what follows is a guess."
@@ -330,11 +333,10 @@ def _afterwards(known: Postmortem) -> Iterator[str]:
     row = known.row
     yield f"{str(row.stage).capitalize()}."
     if row.probation is not None:
-        words = one_line(probation_words(row.probation))
-        yield f"{words[0].upper()}{words[1:]}."
+        yield _as_sentence(probation_words(row.probation))
     for one in row.undone:
-        ended = "it is on trial" if one.end is None else one.end.because
-        yield f"Undo: {ledger_page.undoing_words(one)} ({one_line(ended)})."
+        came = "" if one.end is None else f" ({one_line(one.end.because)})"
+        yield f"Undo: {ledger_page.undoing_words(one)}{came}."
 
 
 def _cost(row: Row) -> Iterator[str]:
@@ -356,6 +358,11 @@ def _again(known: Postmortem) -> Iterator[str]:
 
 def _lies_here(known: Postmortem, name: str) -> bool:
     return name in known.present and not (name == PICTURE_LOG and PICTURE in known.present)
+
+
+def _as_sentence(words: str) -> str:
+    told = one_line(words).rstrip(".")
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

@@ -139,8 +139,7 @@ def draw(last: LastSteps, path: Path) -> None:
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     loss, norm, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
     at = [step.step for step in last.steps]
-    between = "" if last.every_step else " (mean of about a second)"
-    _curve(loss, at, [step.loss for step in last.steps], f"loss{between}", LOSS_COLOUR)
+    _curve(loss, at, [step.loss for step in last.steps], "loss", LOSS_COLOUR)
     _curve(norm, at, [step.grad_norm for step in last.steps], "gradient norm", NORM_COLOUR)
     _curve(rate, [at for at, _ in last.rates], [rate for _, rate in last.rates], "learning rate", RATE_COLOUR)
     rate.set_ylim(bottom=0)
@@ -153,7 +152,8 @@ def draw(last: LastSteps, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     rate.set_xlabel("step")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-    loss.set_title(last.title, loc="left", fontsize=11, fontweight="bold", parse_math=False)
+    told = "each step" if last.every_step else "as the worker told it about once a second; loss: the mean since"
+    loss.set_title(f"{last.title}\n{told}", loc="left", fontsize=11, fontweight="bold", parse_math=False)
     handles, labels = loss.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True)) | _marks(norm)
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False)
