@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from .history import History, Incident
 from .postmortem import PAGE, PICTURE, Postmortem, as_json, gather, incident_dir, page
 from .rundir import RunDir
 from .store import read_events
+
+PICTURES = re.compile(r"!\[([^\]\n]*)\]\(([^)\n]*)\)")
+"""A terminal shows none: their names do."""
 
 
 def meant(run: Path | None, number: int | None, runs_dir: Path) -> tuple[Path | None, int | None]:
@@ -47,7 +51,7 @@ def print_why(run: RunDir, known: Postmortem, console: Console) -> None:
     """As a page on a terminal; as its markdown in a pipe, where a program or a pager may want it as it is."""
     text = page(known)
     if console.is_terminal:
-        console.print(Markdown(text))
+        console.print(Markdown(PICTURES.sub(r"Picture: `\2`: \1", text)))
     else:
         console.print(text, soft_wrap=True, highlight=False, markup=False, end="")
     directory = incident_dir(run.path, known.incident.number)

@@ -286,6 +286,11 @@ def test_why_is_a_page_on_a_terminal_and_markdown_in_a_pipe(two):
     assert "Timeline" in printed(two, 1, terminal=True)
 
 
+def test_a_terminal_that_shows_no_pictures_is_told_their_names(two):
+    (two.path / "incidents" / "001" / "steps.png").touch()
+    assert "Picture: steps.png: loss, gradient norm" in printed(two, 1, terminal=True)
+
+
 def test_an_incident_that_is_not_there_is_answered_with_those_that_are(two):
     with pytest.raises(UsageError) as raised:
         why.look(two, 7)
@@ -332,3 +337,26 @@ def test_names_on_a_page_are_no_markup(site):
     assert "`a'](http://x) # head`" in text_of(place)
     assert "secret" not in text_of(place)
     assert postmortem.PAGE == "postmortem.md"
+
+
+# --- a whole night -------------------------------------------------------------------------------------------------
+
+
+def test_a_night_with_two_incidents_leaves_their_pages_and_the_ledger(daemon):
+    """A real daemon around the fakes: a NaN at step 6 that cannot be repeated, and a kill in epoch 3."""
+    daemon.scenario(faults={"1:6": "nan", "2:10": "kill"}, diagnosis={"1": {"finding": "transient"}})
+    daemon.configure(epochs=4)
+    code, output = daemon.run()
+    assert code == 0, output
+    run = RunDir(daemon.run_dir)
+    first, second = ((run.path / "incidents" / number / "postmortem.md").read_text() for number in ("001", "002"))
+    assert "verdict: transient; remedy: resume; recovered." in first
+    assert "| +" in first  # the moments after the fault are counted from it
+    assert "steps lost: 1\n" in first  # step 5 was done, epoch 1 ended with step 4
+    assert "the run was as far as before the fault (step 5)" in first
+    assert "worker-crashed at step 9" in second
+    report = (run.path / "report.md").read_text()
+    assert "| 001 | nan-loss, attempt 1, epoch 2, step 6 | transient | resume | 1 |" in report
+    assert "| 002 | worker-crashed, attempt 2, epoch 3, step 9 | - | resume | 1 |" in report
+    assert "**A plain loop would have lost 2 steps and" in report
+    assert first in printed(run, 1)
