@@ -215,7 +215,8 @@ def _from(plan: AttemptPlanned) -> str:
 
 
 def _settings(plan: AttemptPlanned) -> str:
-    left = f", {len(plan.left_out)} images left out" if plan.left_out else ""
+    out = "1 image" if len(plan.left_out) == 1 else f"{len(plan.left_out)} images"
+    left = f", {out} left out" if plan.left_out else ""
     return f"lr {plan.lr:g}, AMP {plan.amp}, batch {plan.batch_size} x {plan.accumulate}{left}"
 
 
