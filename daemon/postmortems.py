@@ -26,7 +26,7 @@ from .events import (
     ScoreRecorded,
 )
 from .history import History, Incident
-from .ledger import undoings
+from .ledger import next_fatal, undoings
 from .pictures import Pictures
 from .postmortem import PAGE, PICTURE, PICTURE_LOG, Postmortem, gather, incident_dir, page
 from .probation import Stage
@@ -125,9 +125,12 @@ class Postmortems:
 
 
 def _settled(known: Postmortem) -> bool:
-    """Whether nothing but an undoing can change the page any more."""
-    row = known.row
+    """Whether nothing but an undoing can change the page any more: also where a figure will never be known."""
+    row, history = known.row, known.history
     if not row.fatal:
         return True
-    waits = row.answer is not None and (row.seconds_lost is None or row.miou_after is None)
-    return row.stage in OVER and not waits
+    if row.stage not in OVER:
+        return False
+    score_may_come = row.answer is not None and history.attempts[-1].number == row.answer.attempt
+    time_may_come = row.answer is not None and next_fatal(history, known.incident) is None
+    return not (row.miou_after is None and score_may_come) and not (row.seconds_lost is None and time_may_come)

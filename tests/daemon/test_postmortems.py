@@ -232,6 +232,20 @@ def test_what_is_settled_is_not_looked_at_again(site, monkeypatch):
     assert looked == []
 
 
+def test_what_will_never_be_known_is_not_waited_for(site, monkeypatch):
+    """Attempts that die one after the other, with no journal and no score between them, are all let go at the end."""
+    for _ in range(5):
+        site.fails(Cause.WORKER_CRASHED)
+        site.answers()
+    site.run.trains(2, 0.5)
+    site.deliver()
+    looked = []
+    monkeypatch.setattr("segwatch.daemon.postmortems.page", lambda known: looked.append(known.incident.number) or "")
+    site.run.trains(3, 0.5)
+    site.deliver()
+    assert set(looked) == {5}  # of the last one the time that it took may still be told
+
+
 def test_a_directory_that_somebody_cleared_away_is_left_alone(site):
     place = site.fails()
     (place / "postmortem.md").unlink()
