@@ -281,6 +281,69 @@ def alerts(
         views.print_alerts(look, _console())
 
 
+@app.command(short_help="The postmortem of an incident: what, why, what was done, whether it helped.")
+def why(
+    run: RunArgument = None,
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="N", help="Which incident; the newest without it.", min=1, show_default=False),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """The postmortem of one incident: timeline, diagnosis, remedy, whether it held, and what it cost.
+
+    `segwatch why 2` is incident 2 of the newest run, unless a run is called 2.
+    """
+    from . import why as postmortems
+
+    run, number = postmortems.meant(run, number, runs_dir)
+    found = _run(run, runs_dir)
+    known = postmortems.look(found, number)
+    if json:
+        _print_json(postmortems.why_json(known))
+    elif known is None:
+        typer.echo("nothing went wrong: this run has no incident")
+    else:
+        postmortems.print_why(found, known, _console())
+
+
+@app.command(short_help="Repeat the diagnosis of an incident, and look on.")
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")],
+    number: Annotated[int, typer.Argument(metavar="N", help="Which incident.", min=1)],
+    *,
+    runs_dir: RunsDir = Path("runs"),
+    cpu: Annotated[
+        bool,
+        typer.Option("--cpu", help="On the CPU, beside a worker that trains; without it, the device must be free."),
+    ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            min=1,
+            help="No new step of the diagnosis begins after this long; recovery.diagnosis_seconds without it.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Repeat the diagnosis of an incident from what its worker left, and look on.
+
+    The run stays as it is: the answer goes into incidents/NNN/replays/. Exit code 1: there was no answer.
+    """
+    from . import replaying
+
+    found = _run(run, runs_dir)
+    replayed = replaying.replay(found, number, cpu=cpu, seconds=seconds, console=_console(stderr=json))
+    if json:
+        _print_json(replaying.as_json(replayed))
+    else:
+        replaying.say(replayed, _console())
+    raise typer.Exit(0 if replayed.diagnosis else 1)
+
+
 @app.command(short_help="The best epoch by test and by val, and the gap.")
 def best(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """The best epoch by test and by val, and what choosing by val gives away."""

@@ -27,15 +27,18 @@ def advice_of_finding(history: History, incident: Incident) -> str | None:
 
 def suspect_device(history: History) -> Iterator[Alert]:
     """What could not be repeated came twice in one place: neither the data nor the settings are to blame."""
+    unsettled = [incident for incident in history.open_incidents() if _is_transient(history, incident)]
+    if not unsettled:  # which is nearly always: what happened before is looked through only when it matters
+        return
     transient = [i for i in history.incidents if _is_transient(history, i)]
-    for incident in history.open_incidents():
+    for incident in unsettled:
         opened = incident.opened
         before = [
             other
             for other in transient
             if other.number < incident.number and abs(other.opened.step - opened.step) <= SAME_PLACE_STEPS
         ]
-        if before and _is_transient(history, incident):
+        if before:
             first = before[0]
             yield Alert(
                 fingerprint=f"device-suspect:{incident.number}",

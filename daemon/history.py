@@ -106,6 +106,7 @@ class History:
 
     def apply(self, moment: float, event: Event) -> None:
         self.last_at = moment
+        self.tried.note(moment, event)
         match event:
             case RunCreated():
                 self.created, self.created_at, self.epochs_wanted = event, moment, event.epochs

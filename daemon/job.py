@@ -40,6 +40,7 @@ from .freezing import accept, create, frozen_data, require_same_files
 from .history import History
 from .inbox import Inbox, Inboxes
 from .outbox import Outbox, set_apart
+from .postmortems import Postmortems
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
 from .report import print_closing, write_report
@@ -260,9 +261,11 @@ def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, consol
 
 
 def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
-    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
+    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard, and a
+    page for each incident.
+    """
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    return Recorder(store, history, [*sinks, Board(run.path, history)])
+    return Recorder(store, history, [*sinks, Board(run.path, history), Postmortems(run.path, history)])
 
 
 def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:

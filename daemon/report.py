@@ -15,6 +15,8 @@ from . import views
 from .alerts import duration, stamp
 from .freezing import frozen_data
 from .history import History
+from .ledger_page import section
+from .markdown import table
 from .rundir import RunDir
 from .words import figure, gain_words, percent
 
@@ -54,10 +56,11 @@ def write_report(run: RunDir, history: History) -> None:
         _picture(run, history),
         "## What happened",
         "\n".join(f"- {one_line(line)}" for line in views.happened(history)) or "Nothing out of the ordinary.",
+        _ledger(run, history),
         "## Epochs",
-        _table(views.EPOCH_COLUMNS, views.epoch_rows(history)),
+        table(views.EPOCH_COLUMNS, views.epoch_rows(history)),
         "## Classes of the best epoch by test, worst first",
-        _table(views.CLASS_COLUMNS, views.class_rows(history, data)),
+        table(views.CLASS_COLUMNS, views.class_rows(history, data)),
         *_images(best),
         "## What the figures mean",
         _meaning(best, data),
@@ -93,6 +96,14 @@ def _winners(history: History) -> list[str]:
                 f"{figure(score)}{beside}: best_{split}.pth"
             )
     return [*lines, views.gap_words(history)] if lines else ["no epoch has a score"]
+
+
+def _ledger(run: RunDir, history: History) -> str:
+    try:
+        return section(run.path, history)
+    except Exception:  # no fault in telling what incidents cost, from files that may be gone, costs the report
+        log.exception("the ledger could not be written")
+        return ""
 
 
 def _curves(run: RunDir, history: History) -> str:
@@ -135,7 +146,7 @@ def _images(report: EvaluationReport | None) -> Sequence[str]:
     if report is None or not report.worst_images:
         return ()
     rows = [(image.name, percent(image.miou)) for image in report.worst_images]
-    return "## Worst test images of the best epoch by test", _table(WORST_COLUMNS, rows)
+    return "## Worst test images of the best epoch by test", table(WORST_COLUMNS, rows)
 
 
 def _meaning(report: EvaluationReport | None, data: ResolvedData) -> str:
@@ -173,9 +184,3 @@ def _places(run: RunDir) -> Sequence[tuple[str, str]]:
         ("overlays", str(run.path / "evaluations" / "overlays")),
         ("TensorBoard", f"tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}"),
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..trainer.contract import Cause
-from .events import AttemptPlanned, ProbationEnded
+from .events import AttemptPlanned, Diagnosed, Event, ProbationEnded
 
 DIED = frozenset({Cause.WORKER_CRASHED, Cause.WORKER_HUNG, Cause.OUT_OF_MEMORY})
 """The numbers were fine: where nothing was changed but the process, a good epoch says enough."""
@@ -18,6 +18,12 @@ class Tried:
         """By the attempt that was on trial."""
         self.undone: list[AttemptPlanned] = []
         self.put_back: list[AttemptPlanned] = []
+        self.when: dict[AttemptPlanned | Diagnosed | ProbationEnded, float] = {}
+        """The moment at which each of these facts became known."""
+
+    def note(self, moment: float, event: Event) -> None:
+        if isinstance(event, AttemptPlanned | Diagnosed | ProbationEnded):
+            self.when[event] = moment
 
     def plan(self, plan: AttemptPlanned, cause: Cause | None) -> None:
         """A plan, and of what it answers. On trial is any remedy, and whatever answers numbers that went wrong."""

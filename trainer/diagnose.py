@@ -66,7 +66,8 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     """Raises ConfigError for an attempt or data that cannot be read."""
     began = time.monotonic()
     spec = _read(AttemptSpec, attempt_dir(asked.run_dir, asked.attempt) / SPEC)
-    spec = spec.model_copy(update={"run_dir": asked.run_dir, "drills": ()})
+    device = spec.device if asked.device is None else asked.device
+    spec = spec.model_copy(update={"run_dir": asked.run_dir, "drills": (), "device": device})
     # torch comes in here, so that the log says what goes on while it loads.
     log.info("incident %d of attempt %d; loading torch", asked.incident, asked.attempt)
     import torch

@@ -53,6 +53,8 @@ class DiagnosisSpec(Record):
     """Manifests of good checkpoints with their training state from before the incident, newest first; at most two."""
     seconds: Annotated[float, Field(gt=0)]
     """No new replay begins after this long."""
+    device: str | None = None
+    """Where to repeat it; `None` for the device of the attempt."""
 
 
 class Replay(Record):

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from segwatch.daemon import report
+from segwatch.daemon import pictures, report
 from segwatch.daemon.job import StoppedEarly, run_job
 from segwatch.daemon.screen import Terminal
 from segwatch.errors import SegwatchError
@@ -15,6 +15,7 @@ from segwatch.trainer.contract import Drill
 
 HERE = Path(__file__).parent
 report.draw_results = lambda _run, _history: None  # matplotlib costs a second a run; test_report.py draws
+pictures.DRAW_COMMAND = ("true",)  # and so it does for each incident; test_steps_plot.py draws
 
 
 def standby_command(scenario: str) -> tuple[str, ...] | None:

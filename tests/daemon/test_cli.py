@@ -20,7 +20,8 @@ from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
 COMMANDS = (
-    *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop", "predict", "export"),
+    *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "why", "replay", "best", "stop"),
+    *("predict", "export"),
 )
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from segwatch.daemon import report
+from segwatch.daemon import pictures, report
 from segwatch.daemon.job import StoppedEarly, run_job
 from segwatch.daemon.screen import Terminal
 
 HERE = Path(__file__).resolve().parent
 report.draw_results = lambda _run, _history: None  # matplotlib costs a second at every end
+pictures.DRAW_COMMAND = ("true",)  # and so it does for each incident; test_steps_plot.py draws
 
 
 def main() -> int:

@@ -230,3 +230,12 @@ def test_norms_that_grew_blame_the_learning_rate_and_say_since_when(broken):
 def test_a_spec_that_cannot_be_read_is_told_and_leaves_78(tmp_path, caplog):
     assert main([str(tmp_path / "none.json")]) == ExitCode.PERMANENT
     assert "none.json" in caplog.text
+
+
+def test_an_incident_can_be_repeated_on_another_device_than_that_of_its_attempt(broken, monkeypatch):
+    spec, wanted = broken("nan-loss@6"), []
+    found = torch.device("cpu")
+    monkeypatch.setattr("segwatch.trainer.loop.find_device", lambda name: wanted.append(name) or found)
+    run(asked(spec, device="elsewhere"))
+    run(asked(spec))
+    assert wanted == ["elsewhere", spec.device]

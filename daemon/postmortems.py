@@ -1,0 +1,137 @@
+"""Writes incidents/NNN/postmortem.md without anyone asking, and again whenever something new is known of the incident.
+
+What stands on a page is `postmortem`'s to say. Only incidents that are not settled are looked at, so that a fact costs
+the same however long the run is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..durable import write_text
+from .events import (
+    AttemptEnded,
+    AttemptPlanned,
+    AttemptStarted,
+    Diagnosed,
+    EpochCommitted,
+    EpochMoved,
+    Event,
+    GaveUp,
+    IncidentOpened,
+    ProbationEnded,
+    RunFinished,
+    ScoreRecorded,
+)
+from .history import History
+from .ledger import next_fatal, undoings
+from .members import Incident
+from .pictures import Pictures
+from .postmortem import PAGE, PICTURE, PICTURE_LOG, Postmortem, gather, incident_dir, page
+from .probation import Stage
+from .recording import Fact
+
+log = logging.getLogger(__name__)
+OVER = frozenset({Stage.RESOLVED, Stage.FAILED, Stage.ENDED_ON_PROBATION})
+
+
+class Postmortems:
+    """A sink: one page per incident."""
+
+    def __init__(self, run_dir: Path, history: History) -> None:
+        self._run_dir = run_dir
+        self._history = history
+        self._pictures = Pictures(PICTURE_LOG)
+        self._open = {incident.number for incident in history.incidents if incident.opened.fatal}
+        """Those of which something more may become known; whoever is past it is let go at the first look."""
+
+    def handle(self, moment: float, event: Event) -> None:
+        del moment
+        self._write(self._concerned(event) | self._drawn())
+        match event:
+            case IncidentOpened(fatal=True):
+                self._draw(event.number)
+            case Diagnosed() if event.onset_step is not None:
+                self._draw(event.incident)
+            case _:
+                pass
+
+    def catch_up(self, facts: Sequence[Fact]) -> None:
+        """Each page once, however many facts were missed."""
+        concerned = {number for _, event in facts for number in self._concerned(event)}
+        self._write(concerned)
+        for number in sorted(concerned):
+            directory = incident_dir(self._run_dir, number)
+            if self._incident(number).opened.fatal and not (directory / PICTURE).exists():
+                self._draw(number)
+
+    def close(self) -> None:
+        self._pictures.wait()
+        self._write(self._drawn())
+
+    def _concerned(self, event: Event) -> set[int]:
+        """The incidents of which this fact may tell something new."""
+        match event:
+            case IncidentOpened():
+                if event.fatal:
+                    self._open.add(event.number)
+                return {event.number, *self._open}
+            case Diagnosed():
+                return {event.incident}
+            case AttemptPlanned():
+                answered = set() if event.incident is None else {event.incident}
+                return answered | self._open | self._undone_by(event.attempt)
+            case ProbationEnded():
+                return self._open | self._undone_by(event.attempt)
+            case AttemptStarted() | AttemptEnded() | EpochCommitted() | EpochMoved() | ScoreRecorded():
+                return set(self._open)
+            case GaveUp() | RunFinished():
+                return set(self._open)
+            case _:
+                return set()
+
+    def _drawn(self) -> set[int]:
+        """Whose picture was drawn meanwhile, or could not be."""
+        return {int(directory.name) for directory in self._pictures.done()}
+
+    def _undone_by(self, attempt: int) -> set[int]:
+        """The incidents whose remedy an attempt did without."""
+        tries = undoings(self._history).items()
+        return {number for number, undone in tries if any(one.plan.attempt == attempt for one in undone)}
+
+    def _write(self, numbers: Iterable[int]) -> None:
+        for number in sorted(numbers):
+            directory = incident_dir(self._run_dir, number)
+            if not directory.is_dir():  # somebody has cleared it away
+                self._open.discard(number)
+                continue
+            incident = self._incident(number)
+            known = gather(self._run_dir, self._history, incident, no_picture=self._pictures.unavailable)
+            text = page(known)
+            path = directory / PAGE
+            if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+                write_text(path, text)
+            if _settled(known):
+                self._open.discard(number)
+
+    def _draw(self, number: int) -> None:
+        directory = incident_dir(self._run_dir, number)
+        if directory.is_dir():
+            self._pictures.draw(directory)
+
+    def _incident(self, number: int) -> Incident:
+        return next(one for one in reversed(self._history.incidents) if one.number == number)
+
+
+def _settled(known: Postmortem) -> bool:
+    """Whether nothing but an undoing can change the page any more: also where a figure will never be known."""
+    row, history = known.row, known.history
+    if not row.fatal:
+        return True
+    if row.stage not in OVER:
+        return False
+    score_may_come = row.answer is not None and history.attempts[-1].number == row.answer.attempt
+    time_may_come = row.answer is not None and next_fatal(history, known.incident) is None
+    return not (row.miou_after is None and score_may_come) and not (row.seconds_lost is None and time_may_come)
