@@ -11,6 +11,8 @@ from sys import intern
 from typing import Self, assert_never
 
 from ..trainer.contract import Cause, Drill
+from .attention import Attention
+from .chronicle import Chronicle
 from .events import (
     AlertChanged,
     AlertState,
@@ -18,6 +20,7 @@ from .events import (
     AttemptPlanned,
     AttemptSpawned,
     AttemptStarted,
+    Attended,
     BudgetsForgiven,
     ConfigChanged,
     DaemonStarted,
@@ -220,6 +223,8 @@ class History:
         self.daemon: DaemonStarted | None = None
         self.stopped_because: str | None = None
         self.last_at: float | None = None
+        self.chronicle = Chronicle()
+        self.attention = Attention()
 
     @classmethod
     def of(cls, events: Iterable[tuple[float, Event]]) -> History:
@@ -230,6 +235,10 @@ class History:
 
     def apply(self, moment: float, event: Event) -> None:
         self.last_at = moment
+        self.chronicle.apply(moment, event)
+        self._fold(moment, event)
+
+    def _fold(self, moment: float, event: Event) -> None:
         match event:
             case RunCreated():
                 self.created, self.created_at, self.epochs_wanted = event, moment, event.epochs
@@ -275,20 +284,25 @@ class History:
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
                     self.told[event.fingerprint] = moment, event
+            case Attended():
+                self.attention.apply(moment, event)
             case DiskSeen():
                 self.disk = event
             case GaveUp():
                 self.gave_up = event
             case BudgetsForgiven():
-                self.gave_up, self.retry_asked = None, True
-                for incident in self.incidents:
-                    incident.forgiven = True
+                self._forgive()
             case RescoreWanted():
                 self._forget_failed_scores()
             case RunFinished():
                 self.finished = True
             case _:
                 assert_never(event)
+
+    def _forgive(self) -> None:
+        self.gave_up, self.retry_asked = None, True
+        for incident in self.incidents:
+            incident.forgiven = True
 
     def attempt(self, number: int) -> Attempt:
         return self.attempts[number - 1]

@@ -29,6 +29,7 @@ from ..trainer.contract import (
 from . import alerts, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig
+from .desk import Desk
 from .events import (
     AttemptPlanned,
     DaemonStarted,
@@ -84,6 +85,7 @@ class Supervisor:
         self._observer = Observer(run, recorder, screen)
         self._rules = rules.Rules(config.alerts)
         self._answers = Answers(run, config, recorder, scoring, clock)
+        self._desk = Desk(run.path)
         self._interrupt: int | None = None
         self._verdict: GaveUp | None = None
         """Why the run is given up as soon as its worker has saved and left."""
@@ -103,6 +105,7 @@ class Supervisor:
         try:
             self._begin()
             self._update_alerts()  # what the disk did to the daemon before this one may be over at the first look
+            self._recorder.delivered()
             watcher.start([self._run.checkpoints, self._run.attempts])
             while self._exit_code is None:
                 for message in self._messages():
@@ -155,6 +158,7 @@ class Supervisor:
             self._check_scores()
             self._answers.answer(now)
             self._start_when_due(now)
+        self._record_all(self._desk.facts(self.history, time.time()))
         self._update_alerts()
         self._recorder.delivered()
         self._end_when_done()
