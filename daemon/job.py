@@ -35,6 +35,7 @@ from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
+from .glance import Glance
 from .history import History
 from .inbox import Inbox, Inboxes
 from .outbox import Outbox, set_apart
@@ -278,9 +279,9 @@ def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, consol
 
 
 def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
-    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
+    """Everything told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard, glance.json."""
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    return Recorder(store, history, [*sinks, Board(run.path, history)])
+    return Recorder(store, history, [*sinks, Board(run.path, history)], summary=Glance(run, history))
 
 
 def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:

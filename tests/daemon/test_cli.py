@@ -19,7 +19,7 @@ from segwatch.daemon.store import Store
 from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
-COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop")
+COMMANDS = ("run", "demo", "audit", "evaluate", "status", "alerts", "ack", "silence", "best", "stop")
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
 [data]
@@ -100,8 +100,10 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
     [
         ("run", ("--name", "--runs-dir", "--drill", "--retry")),
         ("audit", ("--output", "--json")),
-        ("status", ("--runs-dir", "--json")),
-        ("alerts", ("--runs-dir", "--follow", "--json")),
+        ("status", ("--runs-dir", "--watch", "--json")),
+        ("alerts", ("--runs-dir", "--follow", "--since", "--severity", "--json")),
+        ("ack", ("--runs-dir",)),
+        ("silence", ("--runs-dir", "--for")),
         ("best", ("--runs-dir", "--json")),
         ("stop", ("--runs-dir",)),
     ],
