@@ -184,8 +184,8 @@ def _grade_words(figures: dict[str, Any]) -> str:
 
 def _trend_words(trend: dict[str, Any]) -> str:
     points = f"{100 * trend['change']:+.1f} points"
-    where = f"from epoch {trend['from_epoch']} to {trend['to_epoch']}"
-    return f"{_bars(trend['mious'])} {trend['direction']}: {points} between the halves {where}"
+    where = f"from the earlier to the later half of epochs {trend['from_epoch']}-{trend['to_epoch']}"
+    return f"{_bars(trend['mious'])} {trend['direction']}: {points} {where}"
 
 
 def _bars(mious: Sequence[float]) -> str:
