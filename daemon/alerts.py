@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ..durable import LineLog
 from ..plain import one_line
 from .alert import Alert
-from .events import AlertChanged, AlertState, Event, Evidence
+from .events import AlertChanged, AlertState, Event
+from .evidence import evidence_words as evidence_words  # noqa: PLC0414 - who tells of alerts knows it from here
+from .spans import duration as duration  # noqa: PLC0414
+from .spans import stamp as stamp  # noqa: PLC0414
 
 TAIL_LINES = 1000
 OVER = frozenset({AlertState.RESOLVED, AlertState.WITHDRAWN})
@@ -101,30 +102,3 @@ def alert_lines(alert: AlertChanged, moment: float, *, whole: bool = False) -> l
         f"    action:   {one_line(alert.action)}",
         f"    advice:   {one_line(alert.advice)}",
     ]
-
-
-def evidence_words(evidence: Evidence) -> str:
-    return ", ".join(f"{name} {_figure(value)}" for name, value in evidence.items()) or "none"
-
-
-def stamp(moment: float | None = None) -> str:
-    """UTC, to the second, as ISO 8601 has it."""
-    return datetime.fromtimestamp(time.time() if moment is None else moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `5 h 02 min`, `2 d 3 h`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _figure(value: float | str | None) -> str:
-    if value is None:
-        return "unknown"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

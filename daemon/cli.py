@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SegwatchError
-from . import cli_setup, using
+from . import cli_alerts, cli_setup, using
+from .cli_options import Json, RunArgument, RunsDir
+from .cli_options import console as _console
+from .cli_options import found as _run
+from .cli_options import print_json as _print_json
+from .quick import status_asked
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .rundir import RunDir
 
 app = typer.Typer(
@@ -31,17 +33,6 @@ app = typer.Typer(
 )
 
 EX_SOFTWARE = 70
-
-RunArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="RUN",
-        help="A run's directory, or its name below --runs-dir; without it, the newest run.",
-        show_default=False,
-    ),
-]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
-Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
 
 
 @app.callback()
@@ -245,40 +236,7 @@ def _evaluate_directory(config: Path, checkpoints: Path, output: Path | None, *,
     return code
 
 
-@app.command(short_help="How a run stands: state, health, progress, best, alerts.")
-def status(run: RunArgument = None, runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
-    """How a run stands: state, health and why, progress, best epoch, alerts firing. Works with the daemon dead."""
-    from . import views
-
-    look = views.look_at(_run(run, runs_dir))
-    if json:
-        _print_json(views.status(look))
-    else:
-        views.print_status(look, _console())
-
-
-@app.command(short_help="What went wrong, what was done, what you can do.")
-def alerts(
-    run: RunArgument = None,
-    runs_dir: RunsDir = Path("runs"),
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and print each change as it comes.")] = False,
-    json: Json = False,
-) -> None:
-    """What went wrong: cause, evidence, what segwatch did, what you can do."""
-    from . import views
-
-    found = _run(run, runs_dir)
-    if follow:
-        from .following import follow_alerts
-
-        with contextlib.suppress(KeyboardInterrupt):
-            follow_alerts(found, json=json, console=_console())
-        raise typer.Exit(130)
-    look = views.look_at(found)
-    if json:
-        _print_json(views.alerts(look))
-    else:
-        views.print_alerts(look, _console())
+cli_alerts.register(app)
 
 
 @app.command(short_help="The postmortem of an incident: what, why, what was done, whether it helped.")
@@ -365,12 +323,21 @@ def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 using.register(app)
+cli_setup.register(app, _console, _print_json)
 
 
 def main() -> None:
     """The console script. A person's mistake is explained; a traceback is for --debug and for our own mistakes."""
     try:
-        app()
+        if (asked := status_asked(sys.argv[1:])) is not None:
+            cli_alerts.status(**asked)
+        else:
+            app()
+    except BrokenPipeError:  # who reads has seen enough, as in `segwatch status --json | head -3`
+        from .terminal import look_away
+
+        look_away()
+        sys.exit(1)
     except SegwatchError as error:
         if os.environ.get("SEGWATCH_DEBUG"):
             raise
@@ -380,27 +347,3 @@ def main() -> None:
         traceback.print_exc()
         typer.echo("segwatch: this is a mistake of segwatch itself; the lines above belong into its report", err=True)
         sys.exit(EX_SOFTWARE)
-
-
-def _run(run: Path | None, runs_dir: Path) -> RunDir:
-    from .rundir import find_run
-
-    return find_run(run, runs_dir)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from .screen import Terminal
-
-    stream = sys.stderr if stderr else sys.stdout
-    # A pipe has no width of its own, and 80 columns would break paths that somebody may want to copy.
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 160
-    return Terminal(stderr=stderr, width=width)
-
-
-def _print_json(value: Any) -> None:
-    from ..durable import dumps
-
-    typer.echo(dumps(value, indent=1))
-
-
-cli_setup.register(app, _console, _print_json)

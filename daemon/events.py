@@ -311,6 +311,37 @@ class AlertChanged(Record):
     drill: str | None = None
 
 
+class Attended(Record):
+    """What a person said of alerts."""
+
+
+class AlertAcknowledged(Attended):
+    """A person has seen an alert that fires: nobody is written to about it again. One that begins anew is a new one."""
+
+    kind: Literal["alert-acknowledged"] = "alert-acknowledged"
+    fingerprint: str
+    since: float
+    """When the alert began that was seen."""
+    by: str
+
+
+class AlertsSilenced(Attended):
+    """A person wants to hear nothing of a code for a while, however often it fires."""
+
+    kind: Literal["alerts-silenced"] = "alerts-silenced"
+    code: str
+    until: float
+    """Seconds since the epoch."""
+    by: str
+
+
+class SilenceEnded(Attended):
+    """Its time was over, or a person lifted it: what still fires is told now."""
+
+    kind: Literal["silence-ended"] = "silence-ended"
+    code: str
+
+
 class DiskSeen(Record):
     """The room on the disk of the run passed the limit, in either direction, or the disk refused to take a fact."""
 
@@ -371,6 +402,9 @@ Event = Annotated[
     | Diagnosed
     | ProbationEnded
     | AlertChanged
+    | AlertAcknowledged
+    | AlertsSilenced
+    | SilenceEnded
     | DiskSeen
     | GaveUp
     | BudgetsForgiven

@@ -8,6 +8,8 @@ from sys import intern
 from typing import assert_never
 
 from ..trainer.contract import Cause, Drill
+from .attention import Attention
+from .chronicle import Chronicle
 from .drilled import explains
 from .events import (
     AlertChanged,
@@ -16,6 +18,7 @@ from .events import (
     AttemptPlanned,
     AttemptSpawned,
     AttemptStarted,
+    Attended,
     BudgetsForgiven,
     ConfigChanged,
     DaemonStarted,
@@ -96,6 +99,8 @@ class History:
         self.daemon: DaemonStarted | None = None
         self.stopped_because: str | None = None
         self.last_at: float | None = None
+        self.chronicle = Chronicle()
+        self.attention = Attention()
 
     @classmethod
     def of(cls, events: Iterable[tuple[float, Event]]) -> History:
@@ -107,6 +112,10 @@ class History:
     def apply(self, moment: float, event: Event) -> None:
         self.last_at = moment
         self.tried.note(moment, event)
+        self.chronicle.apply(moment, event)
+        self._fold(moment, event)
+
+    def _fold(self, moment: float, event: Event) -> None:
         match event:
             case RunCreated():
                 self.created, self.created_at, self.epochs_wanted = event, moment, event.epochs
@@ -147,6 +156,8 @@ class History:
                 self.alerts[event.fingerprint] = event
                 if event.state in (AlertState.FIRING, AlertState.RESOLVED):
                     self.told[event.fingerprint] = moment, event
+            case Attended():
+                self.attention.apply(moment, event)
             case DiskSeen():
                 self.disk = event
             case GaveUp():

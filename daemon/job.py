@@ -37,6 +37,7 @@ from .diagnosing import DIAGNOSIS_COMMAND
 from .doctor import before_run
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
+from .glance import Glance
 from .history import History
 from .inbox import Inbox, Inboxes
 from .outbox import Outbox, set_apart
@@ -261,11 +262,12 @@ def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, consol
 
 
 def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
-    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard, and a
-    page for each incident.
+    """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard, a page
+    for each incident, glance.json.
     """
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    return Recorder(store, history, [*sinks, Board(run.path, history), Postmortems(run.path, history)])
+    sinks += [Board(run.path, history), Postmortems(run.path, history)]
+    return Recorder(store, history, sinks, summary=Glance(run, history))
 
 
 def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:

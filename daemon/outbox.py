@@ -26,7 +26,7 @@ from ..plain import one_line
 from .alerts import TOLD, alert_lines
 from .channels import Channel
 from .courier import BUSY, LONGEST_RETRY_AFTER_SECONDS, SENT, WAITING, Letter, State, courier_at_work
-from .events import AlertChanged, AlertState, Event, RunFinished, Severity
+from .events import AlertChanged, AlertState, Event, RunFinished, Severity, SilenceEnded
 from .history import History
 from .recording import Fact
 from .store import Store
@@ -57,6 +57,7 @@ class Outbox:
         command: Sequence[str] = COURIER_COMMAND,
     ) -> None:
         self._run_dir = run_dir
+        self._history = History()
         self._boxes = [
             _Box(
                 run_dir / "outbox" / _directory_name(channel),
@@ -74,6 +75,7 @@ class Outbox:
 
         A channel that is new is told of what fires now, and of nothing older.
         """
+        self._history = history
         for box in self._boxes:
             joined = store.noted(box.note)
             if joined is None:
@@ -87,11 +89,16 @@ class Outbox:
     def handle(self, moment: float, event: Event) -> None:
         for box in self._boxes:
             self._put(box, moment, event)
+            if isinstance(event, SilenceEnded):  # what began under the silence and still fires is news by now
+                for alert in self._history.firing():
+                    self._put(box, moment, alert)
 
     def catch_up(self, facts: Sequence[Fact]) -> None:
         """`resume` has done so, and knows better: what lies in the outbox tells what was written."""
 
     def _put(self, box: _Box, moment: float, event: Event) -> None:
+        if isinstance(event, AlertChanged) and self._history.attention.mutes(moment, event):
+            return
         written = _letter(self._run_dir, moment, event)
         if written is not None and box.channel.hears(written[0]):
             box.put(moment, *written[1:])

@@ -1,6 +1,6 @@
 """Starts, finds and stops process groups. Knows nothing about training, scores or policy.
 
-A process is its pid *and* its create time, counted from a boot: pids are reused. Nothing is signalled on a pid alone.
+Nothing is signalled on a pid alone: `identity` says why.
 """
 
 from __future__ import annotations
@@ -14,87 +14,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import psutil
 
 from ..trainer.contract import WORKER_LOCK, WORKER_LOCK_FD
 from ..trainer.handover import HEIR
+from .identity import NOBODY as NOBODY  # noqa: PLC0414 - who starts processes knows all of it from here
+from .identity import Identity as Identity  # noqa: PLC0414
+from .identity import myself as myself  # noqa: PLC0414
 
 POLL_SECONDS = 0.2
 STACKS_SECONDS = 2.0
 # -P: what lies in the directory that segwatch was called from must not take the place of a package.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer")
 EVALUATOR_COMMAND = (sys.executable, "-P", "-m", "segwatch.evaluator")
-
-
-@cache
-def boot_id() -> str:
-    """Another one after each boot; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-@dataclass(frozen=True)
-class Identity:
-    pid: int
-    create_time: float
-    """Seconds from the boot: the wall clock may jump, and the boot's own time on it with it."""
-    boot: str = field(default_factory=boot_id)
-
-    @classmethod
-    def of(cls, pid: int) -> Identity | None:
-        """`None` when there is no such process."""
-        born = _born(pid)
-        return None if born is None else cls(pid, born)
-
-    def alive(self) -> bool:
-        """Whether this very process still runs; one that only waits to be reaped does not."""
-        try:
-            return self == Identity.of(self.pid) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def send(self, number: signal.Signals, *, group: bool = True) -> bool:
-        """Signal the process group that it leads, or it alone; False when it is gone."""
-        if not self.alive():
-            return False
-        try:
-            (os.killpg if group else os.kill)(self.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    @property
-    def reused(self) -> bool:
-        """Whether its pid is another process's by now, or of another boot: then nothing can be told from it."""
-        return self.boot != boot_id() or Identity.of(self.pid) not in (None, self)
-
-
-def _born(pid: int) -> float | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:  # no such process, or no /proc on this system
-        try:
-            return psutil.Process(pid).create_time() if not Path("/proc/self/stat").exists() else None
-        except psutil.NoSuchProcess:
-            return None
-    ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), field 22; a name may hold spaces and brackets
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-NOBODY = Identity(0, 0.0)
-"""Stands for a process whose pid nobody noted: never alive, never signalled."""
-
-
-def myself() -> Identity:
-    found = Identity.of(os.getpid())
-    assert found is not None
-    return found
 
 
 class WorkerLock:

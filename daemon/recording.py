@@ -35,6 +35,13 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+class Summary(Protocol):
+    """What all facts together come to, kept on disk for those who only look."""
+
+    def refresh(self, sequence: int, events_bytes: int) -> None:
+        """Write it anew where facts came: `sequence` is the number of the last one."""
+
+
 class Recorder:
     def __init__(
         self,
@@ -42,9 +49,13 @@ class Recorder:
         history: History,
         sinks: Sequence[Sink],
         *,
+        summary: Summary | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._summary = summary
+        self._folded = store.sequence
+        """The last fact that the history knows; one that the disk took only in part it does not."""
         self._sinks = sinks
         self._clock = clock
         self._missed: dict[int, list[Fact]] = {}
@@ -61,6 +72,7 @@ class Recorder:
         """Raises OSError or sqlite3.Error when the fact cannot be made durable: then nothing may be built on it."""
         moment = self._store.append(event)
         self.history.apply(moment, event)
+        self._folded = self._store.sequence
         self.news = self.news or not isinstance(event, AlertChanged)
         self._deliver(moment, event)
         return moment
@@ -82,6 +94,7 @@ class Recorder:
             self._shown = self._store.sequence
         if self._store.noted(DELIVERED) != str(self._shown):
             self._store.note(DELIVERED, str(self._shown))
+        self._sum_up()
 
     def _show_what_was_missed(self) -> None:
         self._tried_at = self._clock()
@@ -90,6 +103,11 @@ class Recorder:
                 self._sinks[place].catch_up(facts)
                 del self._missed[place]
         self._again_seconds = min(2 * self._again_seconds, AGAIN_LIMIT_SECONDS) if self._missed else AGAIN_SECONDS
+
+    def _sum_up(self) -> None:
+        if self._summary is not None and self._folded == self._store.sequence:
+            with _at_the_boundary(self._summary, "be refreshed"):
+                self._summary.refresh(self._store.sequence, self._store.log_bytes)
 
     def note(self, key: str, value: str) -> None:
         self._store.note(key, value)
@@ -100,6 +118,7 @@ class Recorder:
     def close(self) -> None:
         if self._missed:
             self._show_what_was_missed()
+        self._sum_up()
         for sink in self._sinks:
             with _at_the_boundary(sink, "close"):
                 sink.close()
@@ -120,7 +139,7 @@ class Recorder:
 
 
 @contextmanager
-def _at_the_boundary(sink: Sink, what: str) -> Iterator[None]:
+def _at_the_boundary(sink: object, what: str) -> Iterator[None]:
     """No fault in showing stops watching (promise P7): it is told in daemon.log with its traceback."""
     try:
         yield

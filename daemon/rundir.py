@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import socket
 import stat
 import time
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..durable import write_json
 from ..errors import ConfigError, RunHeldError, UsageError
-from ..section import Record
-from .process import Identity, myself
+from .identity import Identity, myself
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -26,8 +25,9 @@ FILES = "files.jsonl"
 """What the files of all splits held. Beside the lock, not in it: `status` reads the lock, and should be quick."""
 
 
-class Holder(Record):
-    """daemon.json: who runs this run."""
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """daemon.json: who runs this run. No model: `status` reads it, and should not wait for pydantic."""
 
     pid: int
     create_time: float
@@ -36,6 +36,18 @@ class Holder(Record):
     since: float
     purpose: Literal["watch", "evaluate"] = "watch"
     """`evaluate` only fills in scores: nothing is watched."""
+
+    @classmethod
+    def of(cls, written: Any) -> Self:
+        """Raises TypeError or ValueError for what is no holder; keys of a newer release are passed over."""
+        if not isinstance(written, dict):
+            raise TypeError("no JSON object")
+        known = {field.name: written[field.name] for field in fields(cls) if field.name in written}
+        holder = cls(**known)
+        kinds = {"pid": int, "create_time": int | float, "boot": str, "host": str, "since": int | float}
+        if not all(isinstance(getattr(holder, name), kind) for name, kind in kinds.items()):
+            raise ValueError("a value of another kind")
+        return holder
 
     def alive(self) -> bool | None:
         """Whether that daemon runs; `None` when it runs on another host and cannot be seen from here."""
@@ -83,7 +95,7 @@ class RunDir:
             raise RunHeldError(
                 f"{who} already {'fills in the scores of' if scores else 'watches'} this run",
                 where=self.path,
-                remedy=f"`segwatch status {_shown(self.path)}` shows it; `segwatch stop {_shown(self.path)}` ends it",
+                remedy=f"`segwatch status {shown(self.path)}` shows it; `segwatch stop {shown(self.path)}` ends it",
             ) from error
         me = myself()
         holder = Holder(
@@ -94,7 +106,7 @@ class RunDir:
             since=time.time(),
             purpose=purpose,
         )
-        write_json(self.path / "daemon.json", holder.model_dump())
+        write_json(self.path / "daemon.json", asdict(holder))
 
     def _refuse_if_others_write(self) -> None:
         """Whoever writes here decides what is loaded, resumed from and told."""
@@ -120,8 +132,8 @@ class RunDir:
     def holder(self) -> Holder | None:
         """The daemon that took the run last, alive or not."""
         try:
-            return Holder.model_validate_json((self.path / "daemon.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return Holder.of(json.loads((self.path / "daemon.json").read_bytes()))
+        except (FileNotFoundError, TypeError, ValueError):
             return None
 
 
@@ -155,7 +167,7 @@ def _names(runs_dir: Path) -> str:
     return ", ".join(path.name for path in _run_paths(runs_dir))
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as a person would type it from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

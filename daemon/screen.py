@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, assert_never
+from typing import assert_never
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderHook, RenderResult
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..plain import one_line, plain
+from ..plain import one_line
 from ..trainer.contract import CheckpointLine, DrillLine, Finished, JournalLine, Phase, Progress, Started, Trouble
 from .alerts import duration
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
 from .recording import Fact
+from .terminal import Terminal as Terminal  # noqa: PLC0414 - who shows a run knows both from here
+from .terminal import nobody_may_look as nobody_may_look  # noqa: PLC0414
 from .words import figure, sentence
-
-log = logging.getLogger(__name__)
-
-
-@contextmanager
-def nobody_may_look() -> Iterator[None]:
-    """A terminal that was closed or a pipe that nobody reads ends no night watch: all facts are in files."""
-    try:
-        yield
-    except OSError as error:
-        log.info("nobody looks any more: %s", error)
-        _look_away()
-
-
-class Terminal(Console):
-    """A console that goes quiet when its reader leaves; rich's own ends the program, with exit code 1.
-
-    What it prints holds no control characters but its own: class and file names are somebody else's.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.push_render_hook(_PlainText())
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _look_away()
-
-
-def _look_away() -> None:
-    """What is still in the buffers goes nowhere: flushed at exit, it would spoil the exit code."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-class _PlainText(RenderHook):
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Plain(each) for each in renderables]
-
-
-class _Plain:
-    """A renderable whose texts, once laid out, hold nothing but text; colours are rich's and stay."""
-
-    def __init__(self, inside: ConsoleRenderable) -> None:
-        self._inside = inside
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self._inside, options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
 
 class PlainScreen:

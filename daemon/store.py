@@ -18,8 +18,7 @@ from pydantic import ValidationError
 
 from ..durable import LineLog, dumps, read_lines, write_text
 from ..errors import SegwatchError
-from .alerts import TOLD
-from .events import EVENT, AlertChanged, Event
+from .events import EVENT, Event
 
 DATABASE = "state.db"
 EVENTS = "events.jsonl"
@@ -74,6 +73,11 @@ class Store:
         """The number of the last fact."""
         return self._sequence
 
+    @property
+    def log_bytes(self) -> int:
+        """How long events.jsonl is."""
+        return self._log_path.stat().st_size
+
     def events(self, after: int = 0) -> Iterator[tuple[float, Event]]:
         """The facts numbered above `after` with their times, oldest first."""
         return _rows(self._database, after)
@@ -94,27 +98,6 @@ def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
         raise SegwatchError(f"no run here: it has no {EVENTS}", where=run_dir, remedy="name a run's directory")
     for _, moment, body in _log_rows(path):
         yield moment, _event(body)
-
-
-class EventTail:
-    """Follows events.jsonl while it grows; each alert change is handed out once."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / EVENTS
-        self._offset = 0
-
-    def alerts(self) -> Iterator[tuple[float, AlertChanged]]:
-        """What was recorded since the last call, pending alerts aside."""
-        lines, self._offset = read_lines(self._path, self._offset)
-        for line in lines:
-            if b'"kind": "alert"' in line:
-                try:
-                    body = json.loads(line)
-                except ValueError:
-                    continue  # torn by a crash; the daemon that followed told it again
-                alert = AlertChanged.model_validate(body)
-                if alert.state in TOLD:
-                    yield float(body["time"]), alert
 
 
 def _insert(database: sqlite3.Connection, sequence: int, moment: float, body: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from ..trainer.contract import (
 from . import alerts, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig
+from .desk import Desk
 from .diagnosing import DIAGNOSIS_COMMAND, Diagnosing
 from .events import (
     AttemptEnded,
@@ -122,6 +123,7 @@ class Supervisor:
             trials=self._trials,
             clock=clock,
         )
+        self._desk = Desk(run.path)
         self._interrupt: int | None = None
         self._verdict: GaveUp | None = None
         """Why the run is given up as soon as its worker has saved and left."""
@@ -143,6 +145,7 @@ class Supervisor:
         try:
             self._begin()
             self._update_alerts()  # what the disk did to the daemon before this one may be over at the first look
+            self._recorder.delivered()
             watcher.start([self._run.checkpoints, self._run.attempts])
             while self._exit_code is None:
                 for message in self._messages():
@@ -199,6 +202,7 @@ class Supervisor:
             self._answers.answer(now)
             self._start_when_due(self._clock())  # what was planned a moment ago may be due
         self._tend_standby()
+        self._record_all(self._desk.facts(self.history, time.time()))
         self._update_alerts()
         self._recorder.delivered()
         self._end_when_done()

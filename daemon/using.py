@@ -105,7 +105,8 @@ def predict(
     """
     from . import predicting
     from .choosing import Wish
-    from .cli import _console, _print_json
+    from .cli_options import console as console_of
+    from .cli_options import print_json
     from .job import StoppedEarly
     from .rundir import find_run
 
@@ -114,7 +115,7 @@ def predict(
             find_run(run, runs_dir),
             images,
             output,
-            _console(stderr=json),
+            console_of(stderr=json),
             wish=Wish(by, epoch, checkpoint),
             manner=predicting.Manner(window, overlap, flips, scaled, device),
             overwrite=overwrite,
@@ -122,9 +123,9 @@ def predict(
     except StoppedEarly as stopped:
         raise typer.Exit(stopped.exit_code) from stopped
     if json:
-        _print_json(predicting.as_json(done))
+        print_json(predicting.as_json(done))
     else:
-        predicting.say(done, _console())
+        predicting.say(done, console_of())
     raise typer.Exit(done.exit_code)
 
 
@@ -148,11 +149,12 @@ def export(
     """
     from . import exporting
     from .choosing import Wish
-    from .cli import _console, _print_json
+    from .cli_options import console as console_of
+    from .cli_options import print_json
     from .job import StoppedEarly
     from .rundir import find_run
 
-    console = _console(stderr=json)
+    console = console_of(stderr=json)
     try:
         done = exporting.export(
             find_run(run, runs_dir),
@@ -165,6 +167,6 @@ def export(
     except StoppedEarly as stopped:
         raise typer.Exit(stopped.exit_code) from stopped
     if json:
-        _print_json(exporting.as_json(done))
+        print_json(exporting.as_json(done))
     else:
         exporting.say(done, console)

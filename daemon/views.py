@@ -1,8 +1,7 @@
-"""What status, alerts and best print, from the facts on disk: read-only, and the same whether a daemon runs or not."""
+"""What best and the end of a run print, from the facts on disk: read-only, with or without a daemon."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..plain import one_line
-from ..trainer.contract import JOURNAL, Progress, attempt_dir
-from . import process
-from .alerts import alert_lines, duration, stamp
-from .events import AlertChanged, AlertState, Outcome, Severity
+from .alerts import stamp
+from .events import AlertState
 from .history import History
-from .journal import tail
 from .members import Incident
 from .rules import change_words
-from .rundir import Holder, RunDir
+from .rundir import RunDir
 from .store import read_events
 from .trends import best_gap
 from .words import figure, gain_words, interval, percent, points
@@ -39,143 +35,14 @@ DICE_WORDS = "what much UNet code prints as Dice, another quantity than mean Dic
 
 @dataclass(frozen=True)
 class Look:
-    """A run as it stands on disk at one moment."""
+    """A run as its facts tell it at one moment."""
 
     run: RunDir
     history: History
-    progress: Progress | None
-    daemon_alive: bool
-    worker_alive: bool
 
 
 def look_at(run: RunDir) -> Look:
-    history = History.of(read_events(run.path))
-    holder = run.holder()
-    attempt = history.current
-    spawned = None if attempt is None else attempt.spawned
-    lines = [] if attempt is None else tail(attempt_dir(run.path, attempt.number) / JOURNAL)
-    return Look(
-        run=run,
-        history=history,
-        progress=next((line for line in reversed(lines) if isinstance(line, Progress)), None),
-        daemon_alive=_is_watched(holder, history),
-        worker_alive=spawned is not None and process.Identity(spawned.pid, spawned.create_time, spawned.boot).alive(),
-    )
-
-
-def _is_watched(holder: Holder | None, history: History) -> bool:
-    """Whether a daemon is there; one on another host is taken at its word."""
-    watches = holder is not None and holder.purpose == "watch" and holder.alive() is not False
-    return watches and history.stopped_because is None
-
-
-# --- status --------------------------------------------------------------------------------------------------------
-
-
-def status(look: Look) -> dict[str, Any]:
-    """The figures of `status --json`. Unknown is null."""
-    history, attempt, progress = look.history, look.history.current, look.progress
-    health, reason = _health(look)
-    plan = None if attempt is None else attempt.plan
-    standing = history.lineage()
-    return {
-        "run": str(look.run.path),
-        "state": _state(look),
-        "health": health,
-        "reason": reason,
-        "attempt": plan and plan.attempt,
-        "epoch": progress.epoch if progress else (standing[-1].epoch if standing else None),
-        "epochs": history.epochs_wanted,
-        "step": progress.step if progress else (plan and plan.resume_step),
-        "lr": plan and plan.lr,
-        "amp": plan and plan.amp.value,
-        "batch_size": plan and plan.batch_size,
-        "accumulate": plan and plan.accumulate,
-        "worker_pid": attempt.spawned.pid if attempt and attempt.spawned and look.worker_alive else None,
-        "daemon_alive": look.daemon_alive,
-        "loss": progress and progress.loss,
-        "images_per_second": progress and progress.images_per_second,
-        "skipped_steps": progress and progress.skipped_steps,
-        "unscored": len(history.unscored),
-        "best": _winner(look, "test"),
-        "on_probation": _on_probation(history),
-        "firing": [alert.code for alert in history.firing()],
-    }
-
-
-def _on_probation(history: History) -> list[str]:
-    """The remedies that have not proved themselves yet, in words."""
-    if not history.tried.open or history.finished:
-        return []
-    from .probation import on_trial_words  # knows the configuration: only where it has something to say
-
-    return on_trial_words(history)
-
-
-def _state(look: Look) -> str:
-    history, attempt = look.history, look.history.current
-    if history.gave_up is not None:
-        return "gave-up"
-    if history.finished:
-        return "finished"
-    if not look.daemon_alive:
-        if look.worker_alive:
-            return "unwatched"
-        return "stopped" if history.stopped_because is not None else "interrupted"
-    if attempt is None or (attempt.ended is None and attempt.started is None):
-        return "starting" if attempt is None or attempt.plan.incident is None else "recovering"
-    if attempt.ended is None:
-        return "training"
-    return "evaluating" if attempt.ended.outcome is Outcome.FINISHED else "recovering"
-
-
-def _health(look: Look) -> tuple[str, str]:
-    firing = look.history.firing()
-    grave = [alert for alert in firing if alert.severity is Severity.CRITICAL]
-    if grave:
-        return "unhealthy", f"{grave[0].code}: {grave[0].cause}"
-    if _state(look) == "unwatched":
-        return "degraded", "the worker trains, but no daemon watches it: `segwatch run` adopts it"
-    if _state(look) == "interrupted":
-        return "degraded", "daemon and worker are gone before the end: `segwatch run` goes on"
-    warnings = [alert for alert in firing if alert.severity is Severity.WARNING]
-    if warnings:
-        return "degraded", f"{warnings[0].code}: {warnings[0].cause}"
-    return "healthy", "nothing firing"
-
-
-def print_status(look: Look, console: Console) -> None:
-    for name, words in _status_lines(look, status(look)):
-        console.print(f"{name:13} {words}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _status_lines(look: Look, figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "run", figures["run"]
-    yield "state", f"{figures['state']}, {figures['health']}: {one_line(figures['reason'])}"
-    if figures["attempt"] is not None:
-        batch = f"{figures['batch_size']} x {figures['accumulate']}"
-        yield "attempt", f"{figures['attempt']}: lr {figures['lr']:g}, AMP {figures['amp']}, batch {batch}"
-        yield "progress", _progress_words(look, figures)
-    winner = figures["best"]
-    if winner is not None:
-        score = look.history.best["test"].epoch.scores["test"]
-        yield "best by test", f"mIoU {figure(score)}, epoch {winner['epoch']}: {winner['path']}"
-    if figures["unscored"]:
-        yield "to score", f"{figures['unscored']} epochs"
-    if figures["on_probation"]:
-        yield "on probation", "; ".join(figures["on_probation"])
-    yield "firing", ", ".join(figures["firing"]) or "nothing"
-
-
-def _progress_words(look: Look, figures: dict[str, Any]) -> str:
-    words = f"epoch {figures['epoch']} of {figures['epochs']}, step {figures['step']}"
-    line = look.progress
-    if line is not None:
-        loss = "not finite" if line.loss is None else f"{line.loss:.4f}"
-        ago = duration(time.time() - line.time)
-        words += f", loss {loss}, {line.images_per_second:.1f} images/s, last word {ago} ago"
-        words += f", {line.skipped_steps} skipped steps" if line.skipped_steps else ""
-    return words
+    return Look(run, History.of(read_events(run.path)))
 
 
 # --- best ----------------------------------------------------------------------------------------------------------
@@ -273,42 +140,6 @@ def gap_words(history: History) -> str:
     return f"gap: choosing by val gives away {told}; choosing by test is optimistic by up to that"
 
 
-# --- alerts --------------------------------------------------------------------------------------------------------
-
-
-def alerts(look: Look) -> list[dict[str, Any]]:
-    """Every alert that fires or fired, newest state of each, in order of its beginning."""
-    return [alert_json(alert) for _, alert in _told(look.history)]
-
-
-def _told(history: History) -> list[tuple[float, AlertChanged]]:
-    return sorted(history.told.values(), key=lambda told: told[1].since)
-
-
-def alert_json(alert: AlertChanged) -> dict[str, Any]:
-    return {
-        "code": alert.code,
-        "severity": alert.severity.value,
-        "state": alert.state.value,
-        "since": stamp(alert.since),
-        "cause": alert.cause,
-        "evidence": alert.evidence,
-        "action": alert.action,
-        "advice": alert.advice,
-        "drill": alert.drill,
-        "fingerprint": alert.fingerprint,
-    }
-
-
-def print_alerts(look: Look, console: Console) -> None:
-    told = _told(look.history)
-    if not told:
-        console.print("no alerts")
-    for moment, alert in told:
-        for line in alert_lines(alert, moment, whole=True):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +213,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 def happened(history: History) -> list[str]:
     """Each incident with its answer, each alert of another kind, and the end if it is a bad one, in a line or two."""
     lines = [*_incident_lines(history), *_undoing_lines(history)]
-    for _, alert in _told(history):
+    for _, alert in sorted(history.told.values(), key=lambda told: told[1].since):
         if not alert.fingerprint.startswith(("incident:", "gave-up", "data-changed:")):
             state = "still firing" if alert.state is AlertState.FIRING else "resolved"
             lines.append(f"{stamp(alert.since)} {alert.code}: {alert.cause} ({state}). -> {alert.advice}")

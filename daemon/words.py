@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..errors import REMEDY_MARK
-from .alerts import duration
+from .alerts import duration, stamp
 from .events import (
+    AlertAcknowledged,
     AlertChanged,
+    AlertsSilenced,
     AlertState,
     AttemptEnded,
     AttemptPlanned,
@@ -31,6 +33,7 @@ from .events import (
     RunCreated,
     RunFinished,
     ScoreRecorded,
+    SilenceEnded,
 )
 from .members import AnyScore
 from .rules import resume_words
@@ -98,6 +101,12 @@ def sentence(event: Event) -> str | None:
             return _scored(event)
         case AlertChanged():
             return _alert(event)
+        case AlertAcknowledged():
+            return f"alert {event.fingerprint} acknowledged by {event.by}: no more notifications of it"
+        case AlertsSilenced():
+            return f"{event.code} silenced by {event.by} until {stamp(event.until)}"
+        case SilenceEnded():
+            return f"{event.code} is no longer silenced"
         case DiskSeen(state="fine"):
             return f"the disk has room again: {event.free_bytes / 1e9:.1f} GB"
         case GaveUp():

@@ -20,8 +20,8 @@ from segwatch.data.resolved import ResolvedClass, ResolvedData
 from typer.testing import CliRunner
 
 COMMANDS = (
-    *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "why", "replay", "best", "stop"),
-    *("predict", "export"),
+    *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "ack", "silence", "why", "replay"),
+    *("best", "stop", "predict", "export"),
 )
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
@@ -103,8 +103,10 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
     [
         ("run", ("--name", "--runs-dir", "--drill", "--retry", "--dry-run")),
         ("audit", ("--output", "--json")),
-        ("status", ("--runs-dir", "--json")),
-        ("alerts", ("--runs-dir", "--follow", "--json")),
+        ("status", ("--runs-dir", "--watch", "--json")),
+        ("alerts", ("--runs-dir", "--follow", "--since", "--severity", "--json")),
+        ("ack", ("--runs-dir",)),
+        ("silence", ("--runs-dir", "--for")),
         ("best", ("--runs-dir", "--json")),
         ("stop", ("--runs-dir",)),
         (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from segwatch.daemon import scorer, views
+from segwatch.daemon import looking, scorer
 from segwatch.daemon.events import AlertState
 from segwatch.daemon.filling import Filled, as_json, fill, say
 from segwatch.daemon.history import History
@@ -155,7 +155,7 @@ def test_while_it_scores_nobody_takes_it_for_a_daemon_that_watches(daemon):
     run = RunDir(daemon.run_dir)
     run.hold(purpose="evaluate")
     try:
-        assert not views.look_at(run).daemon_alive
+        assert not looking.look_at(run).daemon_alive
         code, output = daemon.run()  # in a process of its own
     finally:
         run.release()

@@ -19,7 +19,15 @@ from segwatch.daemon import outbox as outbox_module
 from segwatch.daemon.channels import Channel, address, require_addresses
 from segwatch.daemon.config import load_config
 from segwatch.daemon.courier import State, pause_asked_for
-from segwatch.daemon.events import AlertChanged, AlertState, RunFinished, Severity
+from segwatch.daemon.events import (
+    AlertAcknowledged,
+    AlertChanged,
+    AlertsSilenced,
+    AlertState,
+    RunFinished,
+    Severity,
+    SilenceEnded,
+)
 from segwatch.daemon.history import History
 from segwatch.daemon.outbox import Outbox, set_apart
 from segwatch.daemon.store import Store
@@ -280,3 +288,51 @@ def test_what_apprise_does_not_know_is_told_without_the_address(tmp_path, url):
     place = channel(tmp_path, "first")
     assert courier(place, url) == 0
     assert State.of(place).why == "apprise knows no such address"
+
+
+# --- acknowledged and silenced ---------------------------------------------------------------------------------------
+
+
+def test_an_acknowledged_alert_is_not_written_about_again_until_it_begins_anew(site, put):
+    box = site.outbox(A)
+    tell(site, box, ALERT, AlertAcknowledged(fingerprint=ALERT.fingerprint, since=ALERT.since, by="mia"), RESOLVED)
+    assert put(box) == ["nan-loss"]
+    tell(site, box, ALERT.model_copy(update={"since": 50.0}))
+    assert put(box) == ["nan-loss", "nan-loss"]
+
+
+def test_a_silenced_code_is_told_when_the_silence_is_over_and_it_still_fires(site, put):
+    box = site.outbox(A)
+    tell(site, box, AlertsSilenced(code="miou-stall", until=9e12, by="mia"), WARNING, ALERT)
+    assert put(box) == ["nan-loss"]
+    tell(site, box, SilenceEnded(code="miou-stall"))
+    assert put(box) == ["nan-loss", "miou-stall"]
+
+
+def test_a_daemon_that_comes_later_keeps_the_silence(site):
+    tell(site, site.outbox(A), AlertsSilenced(code="miou-stall", until=9e12, by="mia"), WARNING, ALERT)
+    assert site.letters(site.outbox(A)) == ["segwatch run: CRITICAL nan-loss"]
+
+
+@pytest.fixture
+def put(monkeypatch):
+    """The codes of all letters that a box took up, in their order, written by now or not."""
+    taken: dict[object, list[str]] = {}
+    real = outbox_module._Box.put
+
+    def note(box, moment, fact, letter) -> None:
+        before = len(box._known)
+        real(box, moment, fact, letter)
+        if len(box._known) > before:
+            taken.setdefault(box, []).append(letter.title.rsplit(" ", 1)[-1])
+
+    monkeypatch.setattr(outbox_module._Box, "put", note)
+    return lambda box: taken.get(box._boxes[0], [])
+
+
+def tell(site, box, *events) -> None:
+    """As the recorder does: durable, then into the history that the outbox knows, then to the outbox."""
+    for event in events:
+        moment = site.store.append(event)
+        box._history.apply(moment, event)
+        box.handle(moment, event)

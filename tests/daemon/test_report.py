@@ -178,7 +178,7 @@ def test_the_closing_words_carry_the_same_figures(place, run):
 
 
 def look(place: RunDir, run) -> views.Look:
-    return views.Look(place, run.history, None, daemon_alive=False, worker_alive=False)
+    return views.Look(place, run.history)
 
 
 def test_best_names_worst_images_policy_and_the_other_dice_for_a_person(place, run):
@@ -208,16 +208,6 @@ def test_the_report_of_another_checkpoint_of_the_same_name_is_not_believed(place
     run.plans()
     run.trains(2, 0.9)
     assert views.best(look(place, run))["by_test"]["policy"] is None
-
-
-def test_status_says_the_interval_beside_the_best_score(place, run):
-    story(run, place)
-    figures = views.status(look(place, run))
-    assert (figures["best"]["miou_low"], figures["best"]["miou_high"]) == (0.55, 0.73)
-    assert figures["best"]["skipped_images"] == 2
-    console = Console(file=io.StringIO(), width=160)
-    views.print_status(look(place, run), console)
-    assert "mIoU 64.00 % (95 %: 55.0-73.0 over 3 images, 2 skipped), epoch 2: " in console.file.getvalue()
 
 
 def test_the_curves_leave_out_what_was_scored_on_files_that_were_changed_since(tmp_path, a_run, monkeypatch):

@@ -102,7 +102,7 @@ class Gone(io.StringIO):
 
 def test_a_lost_terminal_ends_nothing(monkeypatch):
     looked_away = []
-    monkeypatch.setattr("segwatch.daemon.screen._look_away", lambda: looked_away.append(True))
+    monkeypatch.setattr("segwatch.daemon.terminal.look_away", lambda: looked_away.append(True))
     PlainScreen(Console(file=Gone())).say("the worker stands still")
     assert looked_away == [True]
 

@@ -18,7 +18,9 @@ from segwatch.daemon import events
 from segwatch.daemon.events import (
     EVENT,
     AcceptedSplit,
+    AlertAcknowledged,
     AlertChanged,
+    AlertsSilenced,
     AlertState,
     AttemptEnded,
     AttemptPlanned,
@@ -46,8 +48,9 @@ from segwatch.daemon.events import (
     RunFinished,
     ScoreRecorded,
     Severity,
+    SilenceEnded,
 )
-from segwatch.daemon.store import EventTail, Store, read_events
+from segwatch.daemon.store import Store, read_events
 from segwatch.errors import SegwatchError
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill, DrillKind
@@ -134,6 +137,9 @@ EVERY_KIND = (
     ALERT,
     EpochMoved(attempt=1, epoch=1, manifest="checkpoints/superseded/x.json", reason="superseded"),
     GapMeasured(by_test=(1, 2), by_val=(1, 1), low=-1e-9, high=1 / 3),
+    AlertAcknowledged(fingerprint="incident:1", since=5.0, by="mia"),
+    AlertsSilenced(code="miou-stall", until=9.0, by="mia"),
+    SilenceEnded(code="miou-stall"),
     DiskSeen(state="refused", free_bytes=0, needed_bytes=1_000_000_000, message="No space left on device"),
     GaveUp(reason="spent"),
     BudgetsForgiven(),
@@ -420,17 +426,3 @@ def test_a_fact_with_more_fields_than_this_release_knows_is_read(tmp_path):
     with (tmp_path / "events.jsonl").open("w") as log:
         log.write(json.dumps({"seq": 1, "time": 9.5, "kind": "gave-up", "reason": "r", "mood": "sad"}) + "\n")
     assert reopened(tmp_path) == [(9.5, GaveUp(reason="r"))]
-
-
-def test_following_hands_out_each_alert_once_pending_ones_and_torn_ones_never(tmp_path):
-    tail = EventTail(tmp_path)
-    assert list(tail.alerts()) == []
-    fill(tmp_path, (ALERT.model_copy(update={"state": AlertState.PENDING}), ALERT, RunFinished()))
-    assert [alert for _, alert in tail.alerts()] == [ALERT]
-    assert list(tail.alerts()) == []
-    with (tmp_path / "events.jsonl").open("a") as log:
-        log.write('{"seq": 4, "time": 1.0, "kind": "alert", "finger')
-    store = Store(tmp_path)
-    store.append(ALERT)
-    store.close()
-    assert [alert for _, alert in tail.alerts()] == [ALERT]

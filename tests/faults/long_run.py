@@ -28,6 +28,7 @@ from segwatch.daemon.events import (
     RunCreated,
     ScoreRecorded,
 )
+from segwatch.daemon.glance import Glance
 from segwatch.daemon.journal import JournalReader, tail
 from segwatch.durable import dumps
 from segwatch.trainer.contract import JOURNAL, Cause, Progress, attempt_dir
@@ -207,6 +208,7 @@ def measure(place: Path, epochs: int, lines: int) -> dict[str, float]:
         }
         if lines:
             result |= read_long(journal, lines)
+        result["glance_ms"] = sum_up(world, daemon)
         result["rss_mb"] = psutil.Process().memory_info().rss / 1e6
         result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         world.daemon = daemon
@@ -228,6 +230,17 @@ def read_long(journal: Path, lines: int) -> dict[str, float]:
         assert len(reader.read()) == 1
 
     return {"line_ms": milliseconds(a_line), "tail_ms": milliseconds(lambda: tail(journal))}
+
+
+def sum_up(world: World, daemon: SimDaemon) -> float:
+    """What glance.json costs after each fact; it is left there for `status`."""
+    glance, store = Glance(world.run, daemon.history), daemon.recorder._store
+
+    def refresh() -> None:
+        glance._sequence = -1
+        glance.refresh(store.sequence, store.log_bytes)
+
+    return milliseconds(refresh)
 
 
 def main() -> None:

@@ -1,0 +1,192 @@
+"""One look at a run for `status`: what its facts come to, and what is live: processes, the journal's end, the GPU.
+
+Reads only, never waits for a lock and imports no models as long as glance.json is current. Knows nothing about words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..durable import read_lines
+from .glance_file import EVENTS, any_glance, read_glance
+from .identity import Identity
+from .rundir import RunDir
+from .wishes import Wish, waiting
+
+JOURNAL_TAIL_BYTES = 64 << 10
+CATCH_UP_SECONDS = 0.25
+"""A daemon that lives writes glance.json within a look: worth this wait, before thousands of facts are read."""
+POLL_SECONDS = 0.02
+GPU_SECONDS = 0.2
+SIBLINGS = 20
+"""Earlier runs of the same directory that are looked at, the newest ones."""
+FIGURES = ("step", "epoch", "step_in_epoch", "loss", "lr", "images_per_second", "skipped_steps", "memory_mb", "time")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A run as it stands at one moment."""
+
+    run: RunDir
+    figures: dict[str, Any]
+    """As `glance.figures` has them."""
+    progress: dict[str, Any] | None = None
+    """The last progress line of the journal of the attempt that is under way."""
+    phase: str | None = None
+    daemon_alive: bool = False
+    worker_alive: bool = False
+    gpus: list[dict[str, Any]] | None = None
+    """`None` where no GPU is used, or it does not say in time."""
+    siblings: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Milestones of earlier runs with the same classes, by name."""
+    wishes: list[Wish] = field(default_factory=list)
+    """What people asked for and no daemon has taken up yet."""
+
+
+def look_at(run: RunDir) -> Sight:
+    """Raises SegwatchError where no run is, or its facts are those of a newer release."""
+    return Looker(run).look()
+
+
+class Looker:
+    """Looks again and again; facts that nobody summed up are folded once, not at each look."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._folded: dict[str, Any] | None = None
+        self._folded_bytes = -1
+
+    def look(self) -> Sight:
+        run = self._run
+        holder = run.holder()
+        alive = holder is not None and holder.purpose == "watch" and holder.alive() is not False
+        figures = self._figures(someone_writes=holder is not None and holder.alive() is True)
+        attempt = figures["attempt"]
+        progress, phase = _journal(run.path, attempt["number"]) if attempt else (None, None)
+        worker_alive = _lives(attempt and attempt["worker"])
+        return Sight(
+            run=run,
+            figures=figures,
+            progress=progress,
+            phase=phase,
+            daemon_alive=alive and figures["stopped"] is None,  # one on another host is taken at its word
+            worker_alive=worker_alive,
+            gpus=_gpus(attempt["device"]) if worker_alive else None,
+            siblings=dict(_siblings(run.path, figures)),
+            wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],
+        )
+
+    def _figures(self, *, someone_writes: bool) -> dict[str, Any]:
+        found = read_glance(self._run.path)
+        deadline = time.monotonic() + (CATCH_UP_SECONDS if someone_writes else 0.0)
+        while found is None and time.monotonic() < deadline:
+            threading.Event().wait(POLL_SECONDS)
+            found = read_glance(self._run.path)
+        return self._fold() if found is None else found
+
+    def _fold(self) -> dict[str, Any]:
+        events = self._run.path / EVENTS
+        size = events.stat().st_size if events.exists() else -1
+        if self._folded is None or size != self._folded_bytes:
+            from .glance import folded  # the models of all facts: a third of a second
+
+            self._folded, self._folded_bytes = folded(self._run), size
+        return self._folded
+
+
+def _lives(worker: dict[str, Any] | None) -> bool:
+    return worker is not None and Identity(worker["pid"], worker["create_time"], worker["boot"]).alive()
+
+
+def _journal(run_dir: Path, attempt: int) -> tuple[dict[str, Any] | None, str | None]:
+    """The last progress line of an attempt's journal and its last phase, at the same cost however long it is."""
+    path = run_dir / "attempts" / f"{attempt:03d}" / "journal.jsonl"
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return None, None
+    lines, _ = read_lines(path, max(0, size - JOURNAL_TAIL_BYTES))
+    phase: str | None = None
+    for line in reversed(lines):
+        kind, entry = _entry(line)
+        if kind == "phase" and phase is None and isinstance(entry.get("phase"), str):
+            phase = str(entry["phase"])
+        if kind == "progress" and _is_progress(entry):
+            return {name: entry.get(name) for name in FIGURES}, phase
+    return None, phase
+
+
+def _entry(line: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # torn, or the half of a line at which the tail begins
+        return "", {}
+    return (str(entry.get("kind")), entry) if isinstance(entry, dict) else ("", {})
+
+
+def _is_progress(entry: dict[str, Any]) -> bool:
+    """Whether it is one of the contract; a line that is not is never trusted."""
+    needed = all(_number(entry.get(name)) for name in ("step", "epoch", "step_in_epoch", "images_per_second", "time"))
+    return needed and all(entry.get(name) is None or _number(entry[name]) for name in FIGURES)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _siblings(run_dir: Path, figures: dict[str, Any]) -> Iterator[tuple[str, list[list[float]]]]:
+    """Runs beside this one that began before it, with the same classes, and were not given up."""
+    created, names = figures["created_at"], figures["class_names"]
+    if created is None:
+        return
+    others = [path for path in run_dir.parent.iterdir() if path != run_dir and (path / "glance.json").exists()]
+    for path in sorted(others, key=lambda path: -(path / "glance.json").stat().st_mtime)[:SIBLINGS]:
+        other = any_glance(path)
+        if other is None or other.get("class_names") != names or other.get("gave_up") is not None:
+            continue
+        began, course = other.get("created_at"), other.get("milestones")
+        if _number(began) and began < created and isinstance(course, list) and course:
+            yield path.name, course
+
+
+def _gpus(device: str | None) -> list[dict[str, Any]] | None:
+    """What nvidia-smi says within the time that it is given, of every GPU that this process may see."""
+    if device is None or not device.startswith("cuda") or shutil.which("nvidia-smi") is None:
+        return None
+    query = "--query-gpu=index,name,memory.used,memory.total,utilization.gpu"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    chosen = ["-i", visible] if visible else []
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits", *chosen],
+            capture_output=True,
+            text=True,
+            timeout=GPU_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # slow, gone or failing: then the journal's figure is what there is
+        return None
+    return [gpu for line in done.stdout.splitlines() if (gpu := _gpu(line)) is not None]
+
+
+def _gpu(line: str) -> dict[str, Any] | None:
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != 5:
+        return None
+    used, total, busy = (float(cell) if cell.replace(".", "", 1).isdigit() else None for cell in cells[2:])
+    return {
+        "index": cells[0],
+        "name": cells[1],
+        "memory_used_mb": used,
+        "memory_total_mb": total,
+        "utilisation_percent": busy,
+    }
