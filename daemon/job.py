@@ -34,6 +34,7 @@ from .alerts import AlertLog
 from .board import Board
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
+from .daily import DailyDigest
 from .doctor import before_run
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
@@ -102,6 +103,7 @@ def run_job(
                         base=source.resolve().parent,
                         retry_seconds=config.alerts.notify_retry_seconds,
                         environment=environment,
+                        quiet_hours=config.alerts.quiet_hours,
                     ),
                     drills=drills,
                     retry=retry,
@@ -289,8 +291,12 @@ def _life(
             del opening[0]
         code = _code_of(history)
         if _has_work(history):
-            code = _watch(run, config, recorder, screen, commands=commands, inbox=inboxes.fresh())
+            daily = DailyDigest(config.alerts.daily_digest, store, history, outbox)
+            each_look = (daily.look,)
+            inbox = inboxes.fresh()
+            code = _watch(run, config, recorder, screen, commands=commands, inbox=inbox, each_look=each_look)
         if code < 128:
+            outbox.end_quiet()
             _send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
         return history, code
     finally:
@@ -388,6 +394,7 @@ def _watch(
     *,
     commands: Commands,
     inbox: Inbox,
+    each_look: Sequence[Callable[[], None]],
 ) -> int:
     worker_command, evaluator_command, standby_command = commands
     standby = None
@@ -410,6 +417,7 @@ def _watch(
         inbox=inbox,
         worker_command=worker_command,
         standby=standby,
+        each_look=each_look,
     )
     try:
         return supervisor.run()

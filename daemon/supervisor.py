@@ -70,6 +70,7 @@ class Supervisor:
         worker_command: Sequence[str] = process.WORKER_COMMAND,
         standby: Standby | None = None,
         clock: Callable[[], float] = time.monotonic,
+        each_look: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._run = run
         self._config = config
@@ -81,6 +82,7 @@ class Supervisor:
         self._worker_command = worker_command
         self._standby = standby
         self._clock = clock
+        self._each_look = each_look
         self._nudge = Nudge(inbox)
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
@@ -163,6 +165,8 @@ class Supervisor:
         self._tend_standby()
         self._update_alerts()
         self._recorder.delivered()
+        for look in self._each_look:  # what follows the clock and not the facts: digests, gauges
+            look()
         self._end_when_done()
 
     # --- beginning -------------------------------------------------------------------------------------------------
