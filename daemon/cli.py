@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SegwatchError
-from . import cli_setup, using
+from . import cli_living, cli_setup, using
+from .completing import run_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,10 +39,21 @@ RunArgument = Annotated[
         metavar="RUN",
         help="A run's directory, or its name below --runs-dir; without it, the newest run.",
         show_default=False,
+        autocompletion=run_names,
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
+Drills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drill",
+        metavar="KIND@STEP",
+        help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
+        "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
+        "lr-spike. Repeatable.",
+    ),
+]
 
 
 @app.callback()
@@ -59,16 +71,7 @@ def run(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
     *,
     runs_dir: RunsDir = Path("runs"),
-    drill: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--drill",
-            metavar="KIND@STEP",
-            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
-            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
-            "lr-spike. Repeatable.",
-        ),
-    ] = None,
+    drill: Drills = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
     ] = False,
@@ -81,6 +84,7 @@ def run(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
+    log_format: cli_living.LogFormat = "text",
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
 
@@ -101,6 +105,7 @@ def run(
 
         show_plan(config, name=name, runs_dir=runs_dir, drills=drills, console=_console())
         raise typer.Exit(0)
+    console = cli_living.console_for(log_format, config, _console)
     try:
         code = run_job(
             config,
@@ -109,7 +114,7 @@ def run(
             drills=drills,
             retry=retry,
             accept_data=accept_data,
-            console=_console(),
+            console=console,
         )
     except StoppedEarly as stopped:
         code = stopped.exit_code
@@ -341,3 +346,4 @@ def _print_json(value: Any) -> None:
 
 
 cli_setup.register(app, _console, _print_json)
+cli_living.register(app, _console, _print_json)

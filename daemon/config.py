@@ -60,6 +60,9 @@ class WatchConfig(Section):
     """How long a worker may take to save and leave when it is asked to."""
     disk_free_gb: Annotated[float, Field(ge=0)] = 1.0
     """With less room than this where the run is written, there is an alert, and no attempt is started."""
+    prometheus: str = "prometheus.prom"
+    """Where the main gauges go, for node_exporter's textfile collector: a file below the run directory, or an absolute
+    path; a directory takes one file for each run. `""`: nowhere."""
 
 
 class AlertsConfig(Section):

@@ -30,7 +30,8 @@ from .config import RunConfig, load_config
 from .evaluations import read_report
 from .history import SCORED_SPLITS
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
-from .job import StoppedEarly, audit_data, log_to, signals_raise
+from .job import StoppedEarly, audit_data, signals_raise
+from .logs import log_to
 from .process import EVALUATOR_COMMAND
 from .ranking import Candidate, Ranking, show, write
 from .scorer import Scorer, spec_for
