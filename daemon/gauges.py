@@ -69,9 +69,9 @@ class Gauges:
             replace(self._path, exposition(self._run, self._history, self._progress, now))
             self._failed = ""
         except Exception as error:  # boundary: no fault in showing stops watching (promise P7)
-            if str(error) != self._failed:
+            if type(error).__name__ != self._failed:
                 log.exception("%s is not written", self._path)
-            self._failed = str(error)
+            self._failed = type(error).__name__
 
 
 class Beside:
