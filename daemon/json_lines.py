@@ -79,7 +79,7 @@ class JsonScreen:
         self._console = console
 
     def handle(self, moment: float, event: Event) -> None:
-        text = sentence(event) or event.kind.replace("-", " ")
+        text = sentence(event) or _short(event)
         fact = {key: value for key, value in event.model_dump(mode="json").items() if key not in {"kind", "text"}}
         self._console.tell_object(line_of(event.kind, text, level=level_of(event), moment=moment, fact=fact))
 
@@ -94,6 +94,13 @@ class JsonScreen:
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+def _short(event: Event) -> str:
+    """What the text format has no line for."""
+    if isinstance(event, AlertChanged):
+        return f"alert {event.state.value}: {event.code}"
+    return event.kind.replace("-", " ")
 
 
 def level_of(event: Event) -> str:

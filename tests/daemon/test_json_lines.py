@@ -46,6 +46,12 @@ def test_a_fact_is_one_object_with_all_that_was_recorded():
     assert line["fact"]["sha256"] == "ab"
 
 
+def test_an_alert_that_is_only_pending_is_told_by_its_name():
+    stream = io.StringIO()
+    JsonScreen(JsonConsole(stream)).handle(1.0, ALERT.model_copy(update={"state": AlertState.PENDING}))
+    assert [(line["text"], line["level"]) for line in told(stream)] == [("alert pending: nan-loss", "info")]
+
+
 @pytest.mark.parametrize(
     ("event", "level"),
     [
@@ -106,3 +112,14 @@ def test_a_reader_who_leaves_ends_nothing(monkeypatch):
     monkeypatch.setattr("segwatch.daemon.screen._look_away", lambda: None)
     JsonScreen(JsonConsole(Broken())).handle(1.0, ALERT)
     assert sys.stdout is not None
+
+
+def test_a_whole_run_prints_nothing_but_objects_and_leaves_its_gauges(daemon):
+    daemon.configure(epochs=1)
+    code, output = daemon.run("--log-format", "json")
+    assert code == 0, output
+    kinds = [json.loads(line)["kind"] for line in output.splitlines()]
+    assert {"run-created", "epoch-committed", "score", "run-finished", "text"} <= set(kinds)
+    gauges = (daemon.run_dir / "prometheus.prom").read_text()
+    assert 'state="finished"} 1.0' in gauges
+    assert 'segwatch_best_miou{run="run",split="test"}' in gauges
