@@ -17,6 +17,7 @@ from pydantic import ConfigDict, field_validator, model_validator
 from ..errors import ConfigError
 from ..section import Section
 from .events import Severity
+from .quiet import Hours
 
 ENV, FILE = "env:", "file:"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -27,7 +28,8 @@ NO_LITERAL = (
 )
 IN_WORDS = (
     'a list of "env:NAME", "file:/path" and tables such as { url = "env:NAME", severity = "critical" }; severity is '
-    "info, warning or critical (what was written is not repeated here: it may be a secret)"
+    'info, warning or critical, resolved and digest are true or false, quiet_hours is such as "22:00-07:00" (what was '
+    "written is not repeated here: it may be a secret)"
 )
 """What may stand in `alerts.notify`."""
 
@@ -41,6 +43,12 @@ class Channel(Section):
     """Where its apprise URL is: `env:NAME` or `file:PATH`."""
     severity: Severity = Severity.INFO
     """The least severity that it is told of."""
+    resolved: bool = True
+    """Whether it is told as well when an alert is over."""
+    digest: bool | None = None
+    """Whether it is told `alerts.daily_digest`; without it, where `severity` is info."""
+    quiet_hours: Hours | None = None
+    """Its own, in the place of `alerts.quiet_hours`; `""` for none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +78,10 @@ class Channel(Section):
     def hears(self, severity: Severity) -> bool:
         order = list(Severity)
         return order.index(severity) >= order.index(self.severity)
+
+    @property
+    def hears_digest(self) -> bool:
+        return self.digest if self.digest is not None else self.severity is Severity.INFO
 
 
 def address(reference: str, base: Path, environment: Mapping[str, str]) -> str:

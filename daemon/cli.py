@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SegwatchError
-from . import cli_alerts, cli_setup, using
+from . import cli_alerts, cli_living, cli_setup, using
 from .cli_options import Json, RunArgument, RunsDir
 from .cli_options import console as _console
 from .cli_options import found as _run
@@ -34,6 +34,17 @@ app = typer.Typer(
 
 EX_SOFTWARE = 70
 
+Drills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drill",
+        metavar="KIND@STEP",
+        help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
+        "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
+        "lr-spike. Repeatable.",
+    ),
+]
+
 
 @app.callback()
 def options(
@@ -50,16 +61,7 @@ def run(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
     *,
     runs_dir: RunsDir = Path("runs"),
-    drill: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--drill",
-            metavar="KIND@STEP",
-            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
-            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
-            "lr-spike. Repeatable.",
-        ),
-    ] = None,
+    drill: Drills = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
     ] = False,
@@ -72,6 +74,7 @@ def run(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
+    log_format: cli_living.LogFormat = "text",
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
 
@@ -92,6 +95,7 @@ def run(
 
         show_plan(config, name=name, runs_dir=runs_dir, drills=drills, console=_console())
         raise typer.Exit(0)
+    console = cli_living.console_for(log_format, config, _console)
     try:
         code = run_job(
             config,
@@ -100,7 +104,7 @@ def run(
             drills=drills,
             retry=retry,
             accept_data=accept_data,
-            console=_console(),
+            console=console,
         )
     except StoppedEarly as stopped:
         code = stopped.exit_code
@@ -324,6 +328,7 @@ def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
 
 using.register(app)
 cli_setup.register(app, _console, _print_json)
+cli_living.register(app, _console, _print_json)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completing import run_names
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ RunArgument = Annotated[
         metavar="RUN",
         help="A run's directory, or its name below --runs-dir; without it, the newest run.",
         show_default=False,
+        autocompletion=run_names,
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]

@@ -21,6 +21,7 @@ from ..section import Section
 from ..trainer.config import LossConfig, ModelConfig, TrainerConfig
 from . import channels
 from .channels import Channel
+from .quiet import Hours, TimeOfDay
 
 FILE_LIMIT_BYTES = 1 << 20
 Seconds = Annotated[float, Field(gt=0)]
@@ -59,6 +60,9 @@ class WatchConfig(Section):
     """How long a worker may take to save and leave when it is asked to."""
     disk_free_gb: Annotated[float, Field(ge=0)] = 1.0
     """With less room than this where the run is written, there is an alert, and no attempt is started."""
+    prometheus: str = "prometheus.prom"
+    """Where the main gauges go, for node_exporter's textfile collector: a file below the run directory, or an absolute
+    path; a directory takes one file for each run. `""`: nowhere."""
 
 
 class AlertsConfig(Section):
@@ -82,7 +86,11 @@ class AlertsConfig(Section):
     leave it in doubt."""
     notify: tuple[Channel, ...] = ()
     """Who is told besides: apprise URLs, each as `"env:NAME"` or `"file:/path"`, or as a table with a `severity` (the
-    least that it is told of). See docs/alerts.md."""
+    least that it is told of), `resolved`, `digest` and `quiet_hours`. See docs/alerts.md."""
+    daily_digest: TimeOfDay = ""
+    """When a day is told in one message, such as `"08:00"`: epochs, scores, alerts, what was done, time left."""
+    quiet_hours: Hours = ""
+    """Such as `"22:00-07:00"`: critical notifications still come, others are held and come as one when they end."""
     notify_retry_seconds: Seconds = 5.0
     """Wait before a notification that was not taken is tried again; doubles each time, up to 5 minutes."""
     notify_wait_seconds: Annotated[float, Field(ge=0)] = 60.0

@@ -47,6 +47,10 @@ class Letter(Record):
     title: str
     body: str
     type: Literal["info", "success", "warning", "failure"]
+    summary: str = ""
+    """In one line, for a digest."""
+    holds: tuple[str, ...] = ()
+    """The ids of the letters that it stands for, where it is a digest."""
 
 
 class State(Record):

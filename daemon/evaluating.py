@@ -30,7 +30,8 @@ from .auditing import audit_data
 from .config import RunConfig, load_config
 from .evaluations import read_report
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
-from .job import StoppedEarly, log_to, signals_raise
+from .job import StoppedEarly, signals_raise
+from .logs import log_to
 from .members import SCORED_SPLITS
 from .process import EVALUATOR_COMMAND
 from .ranking import Candidate, Ranking, show, write

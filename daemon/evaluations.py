@@ -50,12 +50,13 @@ def set_aside(run_dir: Path, report: EvaluationReport) -> None:
 
 def compare(run_dir: Path, before: Epoch, after: Epoch, split: str) -> Difference | None:
     """The mIoU of `after` minus that of `before` over the same images, with its interval."""
-    old = _counts(run_dir, before, split)
-    new = None if old is None else _counts(run_dir, after, split)
+    old = counts_of(run_dir, before, split)
+    new = None if old is None else counts_of(run_dir, after, split)
     return None if old is None or new is None else difference(old, new)
 
 
-def _counts(run_dir: Path, epoch: Epoch, split: str) -> PerImage | None:
+def counts_of(run_dir: Path, epoch: Epoch, split: str) -> PerImage | None:
+    """The counts of every image of a split at this very checkpoint."""
     report = report_of(run_dir, epoch, split)
     if report is None or report.per_image is None:
         return None

@@ -23,7 +23,8 @@ from .events import Event, Outcome, RescoreWanted, RunFinished, ScoreRecorded
 from .freezing import frozen_config, require_same_files
 from .history import History
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox, Interrupted, hear_signals, next_message
-from .job import log_to, recorder_for, signals_raise
+from .job import recorder_for, signals_raise
+from .logs import log_to
 from .members import SCORED_SPLITS, Epoch
 from .observing import Observer
 from .process import EVALUATOR_COMMAND, WorkerLock

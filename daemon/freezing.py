@@ -132,6 +132,8 @@ def _without_none(value: Any) -> Any:
     """TOML has no null: a setting that is not set is left out."""
     if isinstance(value, dict):
         return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_without_none(entry) for entry in value]
     return value
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -24,22 +22,26 @@ from rich.console import Console
 from ..data.audit import AuditReport
 from ..data.audit_view import render
 from ..data.resolved import ResolvedData
-from ..errors import ConfigError
 from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
 from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .auditing import audit_data, keep_audit, require_trainable, say
 from .board import Board
-from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
+from .daily import DailyDigest
+from .delivering import check_channels, send_the_rest
 from .diagnosing import DIAGNOSIS_COMMAND
 from .doctor import before_run
 from .events import AttemptPlanned, BudgetsForgiven, ConfigChanged, DiskSeen, DrillsRequested, RunCreated
 from .freezing import accept, create, frozen_data, require_same_files
+from .gauges import Beside, Gauges
 from .glance import Glance
 from .history import History
 from .inbox import Inbox, Inboxes
+from .json_lines import JsonConsole, JsonFormatter, JsonScreen
+from .logs import log_to
+from .observing import Screen
 from .outbox import Outbox, set_apart
 from .postmortems import Postmortems
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
@@ -57,6 +59,7 @@ from .store import Store
 from .supervisor import Supervisor
 
 """Of the worker, of the evaluator, and of the standby; without the last there is none."""
+AnyScreen = LiveScreen | PlainScreen | JsonScreen
 
 
 class StoppedEarly(Exception):  # noqa: N818 - not an error: a person asked
@@ -97,11 +100,12 @@ def run_job(
     with signals_raise():
         config = load_config(source)
         run = RunDir(runs_dir / (name or source.stem))
-        _check_channels(source, config, console, begins=not run.exists)
+        check_channels(source, config, console, begins=not run.exists)
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry, accept_data=accept_data)
-            with log_to(run.path / "daemon.log"), set_apart(config.alerts.notify) as environment:
+            formatter = JsonFormatter() if isinstance(console, JsonConsole) else None
+            with log_to(run.path / "daemon.log", formatter), set_apart(config.alerts.notify) as environment:
                 return _held(
                     run,
                     config,
@@ -113,6 +117,7 @@ def run_job(
                         base=source.resolve().parent,
                         retry_seconds=config.alerts.notify_retry_seconds,
                         environment=environment,
+                        quiet_hours=config.alerts.quiet_hours,
                     ),
                     drills=drills,
                     retry=retry,
@@ -233,7 +238,7 @@ def _life(
     """
     store = Store(run.path)
     history = History.of(store.events())
-    screen = LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
+    screen = _screen(console, history)
     outbox = new_outbox()
     recorder = recorder_for(run, store, history, screen, outbox)
     try:
@@ -244,12 +249,24 @@ def _life(
             del opening[0]
         code = _code_of(history)
         if _has_work(history):
-            code = _watch(run, config, recorder, screen, commands=commands, inbox=inboxes.fresh())
+            daily = DailyDigest(config.alerts.daily_digest, store, history, outbox)
+            gauges = Gauges(run.path, config.watch.prometheus, history)
+            each_look = (daily.look, gauges.look)
+            inbox = inboxes.fresh()
+            beside = Beside(screen, gauges)
+            code = _watch(run, config, recorder, beside, commands=commands, inbox=inbox, each_look=each_look)
+            gauges.write()
         if code < 128:
-            _send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
+            send_the_rest(outbox, config.alerts.notify_wait_seconds, screen)
         return history, code
     finally:
         recorder.close()
+
+
+def _screen(console: Console, history: History) -> AnyScreen:
+    if isinstance(console, JsonConsole):
+        return JsonScreen(console)
+    return LiveScreen(console, history) if console.is_terminal else PlainScreen(console)
 
 
 def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, console: Console) -> None:
@@ -268,33 +285,6 @@ def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> 
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
     sinks += [Board(run.path, history), Postmortems(run.path, history)]
     return Recorder(store, history, sinks, summary=Glance(run, history))
-
-
-def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:
-    """Raises ConfigError at the beginning of a run; one that goes on does so, and its notifications wait."""
-    try:
-        require_addresses(config.alerts.notify, source.resolve().parent)
-    except ConfigError as error:
-        if begins:
-            raise
-        say(console, f"notifications wait: {error.what}")
-
-
-def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScreen) -> None:
-    """The last alerts matter most: give them time, unless a person has none."""
-    asked = threading.Event()
-
-    def enough(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    before = {number: signal.signal(number, enough) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        outbox.drain(seconds, enough=asked.is_set)
-        for words in outbox.undelivered():
-            screen.say(f"notifications to {words}: the next `segwatch run` sends them")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _record_wishes(
@@ -337,10 +327,11 @@ def _watch(
     run: RunDir,
     config: RunConfig,
     recorder: Recorder,
-    screen: LiveScreen | PlainScreen,
+    screen: Screen,
     *,
     commands: Commands,
     inbox: Inbox,
+    each_look: Sequence[Callable[[], None]],
 ) -> int:
     standby = None
     if config.recovery.standby and commands.standby is not None:
@@ -363,6 +354,7 @@ def _watch(
         worker_command=commands.worker,
         diagnosis_command=commands.diagnosis,
         standby=standby,
+        each_look=each_look,
     )
     try:
         return supervisor.run()
@@ -430,26 +422,6 @@ def _print_end(run: RunDir, history: History, console: Console) -> None:
     if history.gave_up is not None:
         console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
         console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
-
-
-@contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """What the daemon itself has to say goes to this file; libraries only when something is wrong."""
-    handler = WatchedFileHandler(path)  # which begins a new file when this one is rotated or deleted
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    levels = {"segwatch": logging.INFO, "apscheduler": logging.WARNING, "watchdog": logging.WARNING}
-    loggers = {logging.getLogger(name): level for name, level in levels.items()}
-    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    for logger, level in loggers.items():
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        for logger, handlers, propagate, level in before:
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        handler.close()
 
 
 @contextmanager

@@ -60,8 +60,10 @@ def look_at(run: RunDir) -> Sight:
 class Looker:
     """Looks again and again; facts that nobody summed up are folded once, not at each look."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, *, alone: bool = False) -> None:
+        """`alone` asks neither the GPU nor the other runs: for who looks at all of them."""
         self._run = run
+        self._alone = alone
         self._folded: dict[str, Any] | None = None
         self._folded_bytes = -1
 
@@ -80,8 +82,8 @@ class Looker:
             phase=phase,
             daemon_alive=alive and figures["stopped"] is None,  # one on another host is taken at its word
             worker_alive=worker_alive,
-            gpus=_gpus(attempt["device"]) if worker_alive else None,
-            siblings=dict(_siblings(run.path, figures)),
+            gpus=_gpus(attempt["device"]) if worker_alive and not self._alone else None,
+            siblings={} if self._alone else dict(_siblings(run.path, figures)),
             wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],
         )
 

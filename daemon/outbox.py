@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from ..durable import write_text
@@ -28,6 +29,8 @@ from .channels import Channel
 from .courier import BUSY, LONGEST_RETRY_AFTER_SECONDS, SENT, WAITING, Letter, State, courier_at_work
 from .events import AlertChanged, AlertState, Event, RunFinished, Severity, SilenceEnded
 from .history import History
+from .holding_back import DIGESTED, HELD, HeldBack
+from .quiet import QuietHours
 from .recording import Fact
 from .store import Store
 from .words import sentence
@@ -40,6 +43,8 @@ LEAVE_SECONDS = 2.0
 """For a courier that is under way when the daemon leaves."""
 BUSY_SECONDS = 0.5
 POLL_SECONDS = 0.1
+CLOCK_SECONDS = 60.0
+"""How often the clock is looked at while something waits for a time of day."""
 TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
 
@@ -54,6 +59,7 @@ class Outbox:
         base: Path,
         retry_seconds: float,
         environment: Mapping[str, str],
+        quiet_hours: str = "",
         command: Sequence[str] = COURIER_COMMAND,
     ) -> None:
         self._run_dir = run_dir
@@ -66,6 +72,7 @@ class Outbox:
                 base=base,
                 retry_seconds=retry_seconds,
                 environment=environment,
+                quiet_hours=quiet_hours if channel.quiet_hours is None else channel.quiet_hours,
             )
             for channel in {channel.url: channel for channel in channels}.values()
         ]
@@ -100,8 +107,21 @@ class Outbox:
         if isinstance(event, AlertChanged) and self._history.attention.mutes(moment, event):
             return
         written = _letter(self._run_dir, moment, event)
-        if written is not None and box.channel.hears(written[0]):
-            box.put(moment, *written[1:])
+        over = isinstance(event, AlertChanged) and event.state is AlertState.RESOLVED
+        if written is not None and box.channel.hears(written[0]) and (box.channel.resolved or not over):
+            box.put(moment, *written)
+
+    def tell_digest(self, moment: float, fact: str, words: str, lines: Sequence[str]) -> None:
+        """What a day came to, once for each `fact`, to the channels that want it."""
+        letter = _sealed(self._run_dir, words, lines, "info", f"{_clock(moment)} {words}")
+        for box in self._boxes:
+            if box.channel.hears_digest:
+                box.put(moment, Severity.INFO, fact, letter)
+
+    def end_quiet(self) -> None:
+        """The run is over: what is held for the end of the quiet hours is told now, as nobody will be there then."""
+        for box in self._boxes:
+            box.end_quiet()
 
     def drain(self, seconds: float, *, enough: Callable[[], bool] = lambda: False) -> None:
         """Wait until everything is delivered, `enough` says so, or nothing more can go in the time that is left."""
@@ -145,13 +165,16 @@ class _Box:
         base: Path,
         retry_seconds: float,
         environment: Mapping[str, str],
+        quiet_hours: str,
     ) -> None:
         self.channel = channel
         self._place = place
         self._command = [*command, str(place), channel.url, str(base), str(retry_seconds)]
         self._retry_seconds = retry_seconds
         self._environment = environment
-        self._known = {_id_in(path) for name in (WAITING, SENT) for path in (self._place / name).glob("*.json")}
+        self._held = HeldBack(place, QuietHours.parse(quiet_hours))
+        boxes = (WAITING, SENT, HELD, DIGESTED)
+        self._known = {_id_in(path) for name in boxes for path in (self._place / name).glob("*.json")}
         self._unwritten: deque[tuple[Path, Letter]] = deque()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
@@ -166,25 +189,32 @@ class _Box:
         """Under which the store keeps the number of the last fact before this channel was there."""
         return f"outbox {self._place.name}"
 
-    def put(self, moment: float, fact: str, letter: Letter) -> None:
+    def put(self, moment: float, severity: Severity, fact: str, letter: Letter) -> None:
         """Take it up, unless it was: also by an earlier daemon, and also when it was sent since."""
         identity = hashlib.sha256(f"{self._place.name}\n{fact}".encode()).hexdigest()[:16]
         if identity in self._known:
             return
         self._known.add(identity)
-        path = self._place / WAITING / f"{moment:017.6f}-{identity}.json"
+        box = HELD if self._held.keeps(severity) else WAITING
+        path = self._place / box / f"{moment:017.6f}-{identity}.json"
         self._unwritten.append(
             (path, letter.model_copy(update={"id": identity, "body": f"{letter.body}\nid: {identity}"}))
         )
         self._wake.set()
 
     def may_deliver_within(self, seconds: float) -> bool:
-        return bool(self._unwritten or self._waiting()) and (self._child is not None or self._pause() <= seconds)
+        return bool(self._unwritten or self._waiting() or self._held.due) and (
+            self._child is not None or self._pause() <= seconds
+        )
 
     def undelivered(self) -> str | None:
-        waiting = len(self._waiting()) + len(self._unwritten)
+        waiting = len(self._waiting()) + len(self._unwritten) + len(self._held.letters())
         why = State.of(self._place).why
         return f"{self.channel.url}: {waiting} not delivered{f' ({why})' if why else ''}" if waiting else None
+
+    def end_quiet(self) -> None:
+        self._held.end()
+        self._wake.set()
 
     def close(self) -> None:
         self._closing.set()
@@ -211,10 +241,11 @@ class _Box:
     def _round(self) -> float | None:
         """Send a courier if one is due; returns how long nothing will be, `None` for until something is put."""
         self._write_down()
+        quiet = self._held.release()
         if not self._waiting():
-            return None
+            return _sooner(quiet, None)
         if (pause := self._pause()) > 0:
-            return pause
+            return _sooner(quiet, pause)
         if courier_at_work(self._place):  # of a daemon that died: it finishes its letter
             return BUSY_SECONDS
         code = self._send()
@@ -225,7 +256,7 @@ class _Box:
             why = "no end of an answer" if code < 0 else f"the courier ended with {code}"
             state.failed(why, retry_seconds=self._retry_seconds).write(self._place)
         self._tell()
-        return self._pause() if self._waiting() else None
+        return _sooner(quiet, self._pause() if self._waiting() else None)
 
     def _write_down(self) -> None:
         while self._unwritten:
@@ -279,7 +310,8 @@ def _letter(run_dir: Path, moment: float, event: Event) -> tuple[Severity, str, 
             return event.severity, _fact(event), _alert_letter(run_dir, moment, event)
         case RunFinished():
             words = sentence(event) or ""
-            return Severity.INFO, f"finished {moment!r}", _sealed(run_dir, words, [words], "success")
+            summary = f"{_clock(moment)} {words}"
+            return Severity.INFO, f"finished {moment!r}", _sealed(run_dir, words, [words], "success", summary)
         case _:
             return None
 
@@ -287,13 +319,28 @@ def _letter(run_dir: Path, moment: float, event: Event) -> tuple[Severity, str, 
 def _alert_letter(run_dir: Path, moment: float, alert: AlertChanged) -> Letter:
     over = alert.state is AlertState.RESOLVED
     words = f"{'RESOLVED' if over else alert.severity.upper()} {alert.code}" + (" [DRILL]" if alert.drill else "")
-    return _sealed(run_dir, words, alert_lines(alert, moment, whole=True), "success" if over else TYPES[alert.severity])
+    summary = f"{_clock(moment)} {words}: {one_line(alert.cause)}"
+    kind = "success" if over else TYPES[alert.severity]
+    return _sealed(run_dir, words, alert_lines(alert, moment, whole=True), kind, summary)
 
 
-def _sealed(run_dir: Path, words: str, lines: Sequence[str], kind: str) -> Letter:
+def _sealed(run_dir: Path, words: str, lines: Sequence[str], kind: str, summary: str) -> Letter:
     where = f"run: {one_line(str(run_dir))} on {socket.gethostname()}"
     title = f"segwatch {one_line(run_dir.name)}: {words}"
-    return Letter.model_validate({"id": "", "title": title, "body": "\n".join([*lines, where]), "type": kind})
+    body = "\n".join([*lines, where])
+    return Letter.model_validate({"id": "", "title": title, "body": body, "type": kind, "summary": summary})
+
+
+def _clock(moment: float) -> str:
+    """As the clock on the wall shows it: for people who look back on a night."""
+    return datetime.fromtimestamp(moment).astimezone().strftime("%a %H:%M")
+
+
+def _sooner(quiet: float | None, pause: float | None) -> float | None:
+    """The shorter of two waits, `None` being for ever; a wall clock that is set anew must not make it long."""
+    if quiet is None:
+        return pause
+    return min(quiet, CLOCK_SECONDS) if pause is None else min(quiet, CLOCK_SECONDS, pause)
 
 
 def _fact(alert: AlertChanged) -> str:

@@ -18,6 +18,7 @@ from ..durable import write_text
 from ..errors import ConfigError, SegwatchError
 from ..evaluator.config import EvaluatorConfig
 from ..evaluator.report import ANSWER, EvaluatorSpec, Ready, Request, Unable
+from ..rotating import rotate_if_long
 from .inbox import EvaluatorExited, EvaluatorSaid, Inbox
 from .rundir import LOCK
 
@@ -153,6 +154,7 @@ class Scorer:
         run_dir = self._spec.run_dir
         spec = run_dir / "evaluator.json"
         write_text(spec, self._spec.model_dump_json(indent=1) + "\n")
+        rotate_if_long(run_dir / "evaluator.log")
         with (run_dir / "evaluator.log").open("ab") as errors:
             self._process = subprocess.Popen(
                 [*self._command, str(spec)],

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..durable import write_json
+from ..rotating import rotate_if_long
 from ..trainer.handover import HEIR, MESSAGE_BYTES, READY, STAND_UP, TAKEN, UP, Entry, Order
 from . import process
 
@@ -33,6 +34,7 @@ Start = Callable[[Sequence[str], socket.socket, Path], "subprocess.Popen[bytes]"
 
 def start_process(command: Sequence[str], line: socket.socket, output: Path) -> subprocess.Popen[bytes]:
     """A standby with `line` as its input: in a session of its own, and with the environment of a worker."""
+    rotate_if_long(output)
     with output.open("ab") as words:
         return subprocess.Popen(
             command,

@@ -82,6 +82,12 @@ class Store:
         """The facts numbered above `after` with their times, oldest first."""
         return _rows(self._database, after)
 
+    def since(self, moment: float) -> Iterator[tuple[float, Event]]:
+        """The facts recorded from a moment on, with their times, oldest first."""
+        rows = self._database.execute("select time, body from events where time >= ? order by seq", (moment,))
+        for recorded, body in rows:
+            yield recorded, _event(json.loads(body))
+
     def close(self) -> None:
         self._log.close()
         self._database.close()

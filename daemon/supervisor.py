@@ -87,6 +87,7 @@ class Supervisor:
         standby: Standby | None = None,
         diagnosis_command: Sequence[str] = DIAGNOSIS_COMMAND,
         clock: Callable[[], float] = time.monotonic,
+        each_look: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._run = run
         self._config = config
@@ -98,6 +99,7 @@ class Supervisor:
         self._worker_command = worker_command
         self._standby = standby
         self._clock = clock
+        self._each_look = each_look
         self._nudge = Nudge(inbox)
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
@@ -205,6 +207,8 @@ class Supervisor:
         self._record_all(self._desk.facts(self.history, time.time()))
         self._update_alerts()
         self._recorder.delivered()
+        for look in self._each_look:  # what follows the clock and not the facts: digests, gauges
+            look()
         self._end_when_done()
 
     # --- beginning -------------------------------------------------------------------------------------------------

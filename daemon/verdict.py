@@ -57,6 +57,7 @@ def status(sight: Sight) -> dict[str, Any]:
         "unscored": figures["evaluation"]["waiting"],
         "evaluation": figures["evaluation"],
         "gpus": sight.gpus,
+        "on_probation": figures["on_probation"],
         "firing": figures["firing_codes"],
         "firing_count": figures["firing_count"],
         "alerts": alerts,

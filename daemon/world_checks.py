@@ -93,8 +93,8 @@ def _well_formed(secret: str) -> bool:
 
 def _send(channel: Channel, base: Path) -> str | None:
     """Let a courier take one letter, as in a run; in words why it could not."""
-    words = f"a test of segwatch doctor on {socket.gethostname()}: alerts of a run will arrive here"
-    letter = Letter(id=f"doctor-{time.time_ns()}", title="segwatch: a test", body=words, type="info")
+    words = f"a test of segwatch on {socket.gethostname()}: alerts of a run will arrive here"
+    letter = Letter(id=f"test-{time.time_ns()}", title="segwatch: a test", body=words, type="info")
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         (place / WAITING).mkdir()

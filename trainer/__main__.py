@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from ..durable import write_text
 from ..errors import ConfigError, SegwatchError
-from .contract import EXIT, JOURNAL, WORKER_LOCK_FD, AttemptSpec, Cause, ExitCode, ExitRecord, Trouble
+from .contract import EXIT, JOURNAL, LOG, WORKER_LOCK_FD, AttemptSpec, Cause, ExitCode, ExitRecord, Trouble
 from .exhaustion import is_out_of_memory
 from .journal import Journal
+from .own_log import keep_short
 
 log = logging.getLogger("segwatch.trainer")
 
@@ -58,6 +59,7 @@ def run(spec_path: Path, stop: Callable[[], bool]) -> ExitCode:
     """Train, and leave exit.json and the journal's last line beside the spec, whatever happens."""
     directory = spec_path.parent
     journal = Journal(directory / JOURNAL)
+    short_enough = keep_short(directory / LOG)
     try:
         record = attempt(spec_path, journal, stop)
     except Exception as error:
@@ -70,6 +72,7 @@ def run(spec_path: Path, stop: Callable[[], bool]) -> ExitCode:
         journal.finished(record.code)
         journal.close()
     finally:
+        short_enough.set()
         write_text(directory / EXIT, record.model_dump_json(indent=1) + "\n")
     log.info("%s: %s", record.code.name.lower(), record.message)
     return record.code

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segwatch.daemon import pictures, report
 from segwatch.daemon.job import StoppedEarly, run_job
+from segwatch.daemon.json_lines import JsonConsole
 from segwatch.daemon.screen import Terminal
 from segwatch.errors import SegwatchError
 from segwatch.trainer.contract import Drill
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument("--drill", action="append", default=[])
     parser.add_argument("--retry", action="store_true")
     parser.add_argument("--accept-data", action="store_true")
+    parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
     scenario = str(Path("scenario.json").resolve())
     try:
@@ -41,7 +43,7 @@ def main() -> int:
             drills=[Drill.parse(text) for text in arguments.drill],
             retry=arguments.retry,
             accept_data=arguments.accept_data,
-            console=Terminal(width=200),
+            console=JsonConsole(sys.stdout) if arguments.log_format == "json" else Terminal(width=200),
             worker_command=(sys.executable, str(HERE / "fake_worker.py"), scenario),
             evaluator_command=(sys.executable, str(HERE / "fake_evaluator.py"), scenario),
             standby_command=standby_command(scenario),

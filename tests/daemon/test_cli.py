@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "ack", "silence", "why", "replay"),
-    *("best", "stop", "predict", "export"),
+    *("best", "stop", "predict", "export", "notify", "systemd", "list", "compare"),
 )
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\
@@ -101,7 +101,7 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("run", ("--name", "--runs-dir", "--drill", "--retry", "--dry-run")),
+        ("run", ("--name", "--runs-dir", "--drill", "--retry", "--dry-run", "--log-format")),
         ("audit", ("--output", "--json")),
         ("status", ("--runs-dir", "--watch", "--json")),
         ("alerts", ("--runs-dir", "--follow", "--since", "--severity", "--json")),
@@ -109,6 +109,9 @@ def test_every_command_explains_itself_and_each_of_its_options(command):
         ("silence", ("--runs-dir", "--for")),
         ("best", ("--runs-dir", "--json")),
         ("stop", ("--runs-dir",)),
+        ("list", ("--runs-dir", "--json")),
+        ("compare", ("--runs-dir", "--json")),
+        ("systemd", ("--name", "--runs-dir", "--system")),
         (
             "predict",
             ("--run", "--output", "--by", "--epoch", "--checkpoint", "--flips", "--window", "--overwrite", "--json"),

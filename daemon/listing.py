@@ -1,0 +1,85 @@
+"""`segwatch list`: every run of a directory in a line each, the one that spoke last first. Read-only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import SegwatchError
+from ..plain import one_line
+from . import verdict
+from .alerts import duration
+from .looking import Looker
+from .rundir import RunDir
+from .store import EVENTS
+from .words import percent
+
+COLUMNS = ("run", "state", "health", "epoch", "best test mIoU", "at epoch", "last fact", "firing")
+WORDS = frozenset({"run", "state", "health", "firing"})
+
+
+def runs_in(runs_dir: Path) -> list[dict[str, Any]]:
+    """The figures of each run; unknown is `None`. One that cannot be read says so and hides no other."""
+    if not runs_dir.is_dir():
+        return []
+    found = [_row(RunDir(path)) for path in sorted(runs_dir.iterdir()) if RunDir(path).exists]
+    return sorted(found, key=lambda row: row["last_fact"] or 0.0, reverse=True)
+
+
+def _row(run: RunDir) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": run.path.name, "path": str(run.path), "last_fact": _last_fact(run)}
+    try:
+        figures = standing(run)
+    except (SegwatchError, OSError) as error:
+        unknown = dict.fromkeys(("epoch", "epochs", "best", "best_epoch"))
+        reason = error.what if isinstance(error, SegwatchError) else str(error)
+        return row | unknown | {"state": "unreadable", "health": "unknown", "reason": reason, "firing": []}
+    best = figures["best"] or {}
+    kept = {key: figures[key] for key in ("state", "health", "reason", "epoch", "epochs", "firing")}
+    return row | kept | {"best": best.get("miou"), "best_epoch": best.get("epoch")}
+
+
+def standing(run: RunDir) -> dict[str, Any]:
+    """What `segwatch status --json` says of it."""
+    return verdict.status(Looker(run, alone=True).look())
+
+
+def _last_fact(run: RunDir) -> float | None:
+    """When the run spoke last, in seconds since the epoch."""
+    try:
+        return (run.path / EVENTS).stat().st_mtime
+    except OSError:
+        return None
+
+
+def show(rows: Sequence[dict[str, Any]], runs_dir: Path, console: Console) -> None:
+    if not rows:
+        words = f"no run in {one_line(str(runs_dir))}: `segwatch run run.toml` begins one"
+        console.print(words, soft_wrap=True, highlight=False, markup=False)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=column != "firing")
+    for cells in _cells(rows, time.time()):
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _cells(rows: Sequence[dict[str, Any]], now: float) -> Iterator[tuple[str, ...]]:
+    for row in rows:
+        last, epoch = row["last_fact"], row["epoch"]
+        yield (
+            one_line(row["name"]),
+            row["state"],
+            row["health"],
+            "-" if epoch is None else f"{epoch}/{row['epochs']}",
+            percent(row["best"]),
+            "-" if row["best_epoch"] is None else str(row["best_epoch"]),
+            "-" if last is None else f"{duration(now - last)} ago",
+            ", ".join(row["firing"]) or (one_line(row["reason"]) if row["state"] == "unreadable" else ""),
+        )
