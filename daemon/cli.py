@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SegwatchError
-from . import cli_setup, using
+from . import cli_setup, reporting, using
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -341,3 +341,4 @@ def _print_json(value: Any) -> None:
 
 
 cli_setup.register(app, _console, _print_json)
+reporting.register(app, _run, _console)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "best", "stop", "predict", "export"),
+    "report",
 )
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\

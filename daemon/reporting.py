@@ -1,0 +1,33 @@
+"""`segwatch report`: what a run has come to, for someone who was away. Imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .rundir import RunDir
+
+RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+
+
+def register(app: typer.Typer, find: Callable[[Path | None, Path], RunDir], console: Callable[[], Console]) -> None:
+    """Make it a command of `app`."""
+
+    @app.command(short_help="Write report.html, report.md and results.png of a run as it stands.")
+    def report(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
+        """Write the report of a run as it stands, and say where it is.
+
+        report.html is one file with its pictures in it; report.md says the same. Works while the run trains, after its
+        end, and with the daemon dead.
+        """
+        from .report import report_on
+
+        report_on(find(run, runs_dir), console())
