@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..evaluator.report import PictureKind, picture_path
 from ..plain import one_line
 from . import views
 from .alerts import duration, stamp
@@ -149,12 +151,16 @@ def _overlays(run: RunDir, history: History) -> Iterator[Part]:
     found = history.best.get("test")
     if found is None:
         return
-    attempt, epoch = found.epoch.key
-    stem = f"evaluations/overlays/attempt{attempt:03d}_epoch{epoch}"
+    epoch = found.epoch.epoch
+    shown: dict[PictureKind, str] = {
+        "": f"image, truth, prediction and errors of epoch {epoch}",
+        "_worst": f"the worst test images of epoch {epoch}",
+        "_confusion": f"which class epoch {epoch} takes for which",
+    }
     pictures = [
-        *_picture(run, f"{stem}.png", f"image, truth, prediction and errors of epoch {epoch}"),
-        *_picture(run, f"{stem}_worst.png", f"the worst test images of epoch {epoch}"),
-        *_picture(run, f"{stem}_confusion.png", f"which class epoch {epoch} takes for which"),
+        picture
+        for kind, words in shown.items()
+        for picture in _picture(run, picture_path(Path(), *found.epoch.key, kind).as_posix(), words)
     ]
     if pictures:
         yield Heading("What the best epoch by test sees")

@@ -115,6 +115,6 @@ def _draw_lr(axes: Axes, stretches: Sequence[Stretch], last: int) -> None:
     if rates and min(rates) > 0:
         axes.set_yscale("log")
         axes.set_ylim(min(rates) / 1.6, max(rates) * 3)
-        axes.yaxis.set_minor_formatter("")
+        axes.minorticks_off()
         axes.set_yticks(sorted(set(rates)), labels=[f"{rate:g}" for rate in sorted(set(rates))])
     axes.set_ylabel("lr, by attempt", fontsize=9)
