@@ -32,6 +32,7 @@ from ..trainer.contract import AttemptSpec, Drill
 from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .board import Board
+from .board_attempts import AttemptsBoard
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
 from .doctor import before_run
@@ -313,7 +314,7 @@ def _sit_out(run: RunDir, error: DiskError, pauses: Pauses, inbox: Inbox, consol
 def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> Recorder:
     """Everything that is told of a fact: `others`, alerts.log, results.csv, the best_*.pth links, TensorBoard."""
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    return Recorder(store, history, [*sinks, Board(run.path, history)])
+    return Recorder(store, history, [*sinks, Board(run.path, history), AttemptsBoard(run.path, history)])
 
 
 def _check_channels(source: Path, config: RunConfig, console: Console, *, begins: bool) -> None:
