@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 
 EX_SOFTWARE = 70
+BOARD_PORT = 6006
+"""TensorBoard's own."""
 
 RunArgument = Annotated[
     Path | None,
@@ -80,6 +82,13 @@ def run(
             "a new series of scores begins, compared with no earlier one.",
         ),
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Serve TensorBoard on 127.0.0.1 while the run is watched, port 6006.")
+    ] = False,
+    tensorboard_port: Annotated[
+        int | None,
+        typer.Option("--tensorboard-port", metavar="PORT", min=1, max=65535, help="The same on another port."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
@@ -109,6 +118,7 @@ def run(
             drills=drills,
             retry=retry,
             accept_data=accept_data,
+            board_port=tensorboard_port or (BOARD_PORT if tensorboard else None),
             console=_console(),
         )
     except StoppedEarly as stopped:

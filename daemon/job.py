@@ -33,6 +33,7 @@ from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .board import Board
 from .board_attempts import AttemptsBoard
+from .board_server import served
 from .channels import require_addresses
 from .config import RunConfig, identity_hash, load_config
 from .doctor import before_run
@@ -75,6 +76,7 @@ def run_job(
     drills: Sequence[Drill],
     retry: bool,
     accept_data: bool = False,
+    board_port: int | None = None,
     console: Console,
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
@@ -82,7 +84,8 @@ def run_job(
 ) -> int:
     """Begin or go on with a run and stay until it ends; returns the exit code.
 
-    Raises SegwatchError for a person's mistake.
+    With a `board_port`, TensorBoard is served there, on loopback, until then. Raises SegwatchError for a person's
+    mistake.
     """
     with signals_raise():
         config = load_config(source)
@@ -91,7 +94,11 @@ def run_job(
         run.hold()
         try:
             begun = _begin(run, source, config, console, retry=retry, accept_data=accept_data)
-            with log_to(run.path / "daemon.log"), set_apart(config.alerts.notify) as environment:
+            with (
+                log_to(run.path / "daemon.log"),
+                set_apart(config.alerts.notify) as environment,
+                served(run.path, board_port, partial(_say, console)),
+            ):
                 return _held(
                     run,
                     config,
