@@ -31,8 +31,6 @@ app = typer.Typer(
 )
 
 EX_SOFTWARE = 70
-BOARD_PORT = 6006
-"""TensorBoard's own."""
 
 RunArgument = Annotated[
     Path | None,
@@ -43,6 +41,16 @@ RunArgument = Annotated[
     ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+Drills = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drill",
+        metavar="KIND@STEP",
+        help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
+        "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
+        "lr-spike. Repeatable.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
 
 
@@ -61,16 +69,7 @@ def run(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
     *,
     runs_dir: RunsDir = Path("runs"),
-    drill: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--drill",
-            metavar="KIND@STEP",
-            help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
-            "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
-            "lr-spike. Repeatable.",
-        ),
-    ] = None,
+    drill: Drills = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="After a run gave up: forget its spent restarts and go on.")
     ] = False,
@@ -82,13 +81,8 @@ def run(
             "a new series of scores begins, compared with no earlier one.",
         ),
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Serve TensorBoard on 127.0.0.1 while the run is watched, port 6006.")
-    ] = False,
-    tensorboard_port: Annotated[
-        int | None,
-        typer.Option("--tensorboard-port", metavar="PORT", min=1, max=65535, help="The same on another port."),
-    ] = None,
+    tensorboard: reporting.Board = False,
+    tensorboard_port: reporting.BoardPort = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
 ) -> None:
     """Audit the data, train, score every epoch, recover from faults; stay until the end.
@@ -118,7 +112,7 @@ def run(
             drills=drills,
             retry=retry,
             accept_data=accept_data,
-            board_port=tensorboard_port or (BOARD_PORT if tensorboard else None),
+            board_port=reporting.board_port(tensorboard_port, wanted=tensorboard),
             console=_console(),
         )
     except StoppedEarly as stopped:

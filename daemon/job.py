@@ -44,7 +44,7 @@ from .inbox import Inbox, Inboxes
 from .outbox import Outbox, set_apart
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
-from .report import print_closing, write_report
+from .report import say_how_it_went
 from .results import BestFiles, ResultsFile
 from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
@@ -82,10 +82,9 @@ def run_job(
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
     standby_command: Sequence[str] | None = STANDBY_COMMAND,
 ) -> int:
-    """Begin or go on with a run and stay until it ends; returns the exit code.
+    """Begin or go on with a run and stay until it ends, with TensorBoard on `board_port`; returns the exit code.
 
-    With a `board_port`, TensorBoard is served there, on loopback, until then. Raises SegwatchError for a person's
-    mistake.
+    Raises SegwatchError for a person's mistake.
     """
     with signals_raise():
         config = load_config(source)
@@ -266,7 +265,7 @@ def _held(
         except (OSError, sqlite3.Error) as error:
             _sit_out(run, error, pauses, inboxes.fresh(), console)
             opening.append(partial(_record_refusal, run, config=config, message=str(error)))
-    _say_how_it_went(run, history, console, code)
+    say_how_it_went(run, history, console, code)
     return code
 
 
@@ -464,25 +463,6 @@ class SpecWriter:
             config_hash=self._hash,
             drills=drills,
         )
-
-
-def _say_how_it_went(run: RunDir, history: History, console: Console, code: int) -> None:
-    try:
-        write_report(run, history)
-    except OSError as error:
-        logging.getLogger(__name__).warning("report.md is not written: %s", error)
-    with nobody_may_look():
-        if code >= 128:
-            console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
-        else:
-            _print_end(run, history, console)
-
-
-def _print_end(run: RunDir, history: History, console: Console) -> None:
-    print_closing(run, history, console)
-    if history.gave_up is not None:
-        console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
-        console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
 
 
 @contextmanager

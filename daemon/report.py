@@ -17,6 +17,7 @@ from .freezing import frozen_data
 from .history import History
 from .report_parts import CURVES, document, ledger_rows, places, winners
 from .rundir import RunDir
+from .screen import nobody_may_look
 from .storage import StorageError
 
 log = logging.getLogger(__name__)
@@ -99,3 +100,23 @@ def draw_results(run: RunDir, history: History) -> None:
         footnote="; ".join(gone),
         story=story_of(history),
     )
+
+
+def say_how_it_went(run: RunDir, history: History, console: Console, code: int) -> None:
+    """The last that the daemon does: the report on the disk, and the end in words. `code` is its exit code."""
+    try:
+        write_report(run, history)
+    except OSError as error:
+        log.warning("report.md is not written: %s", error)
+    with nobody_may_look():
+        if code >= 128:
+            console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
+        else:
+            _print_end(run, history, console)
+
+
+def _print_end(run: RunDir, history: History, console: Console) -> None:
+    print_closing(run, history, console)
+    if history.gave_up is not None:
+        console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
+        console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)

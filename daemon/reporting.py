@@ -1,4 +1,4 @@
-"""`segwatch report`: what a run has come to, for someone who was away. Imported when it is called."""
+"""How a person looks at a run with more than words: the command `report`, and the TensorBoard options of `run`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+
+Board = Annotated[
+    bool, typer.Option("--tensorboard", help="Serve TensorBoard on 127.0.0.1 while the run is watched, port 6006.")
+]
+BoardPort = Annotated[
+    int | None,
+    typer.Option(
+        "--tensorboard-port", metavar="PORT", min=1, max=65535, help="The same on another port.", show_default=False
+    ),
+]
+BOARD_PORT = 6006
+"""TensorBoard's own."""
+
+
+def board_port(port: int | None, *, wanted: bool) -> int | None:
+    """`None` where nobody asked for TensorBoard; to name a port is to ask."""
+    return port if port is not None or not wanted else BOARD_PORT
 
 
 def register(app: typer.Typer, find: Callable[[Path | None, Path], RunDir], console: Callable[[], Console]) -> None:
