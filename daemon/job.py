@@ -330,8 +330,7 @@ def _check_channels(source: Path, config: RunConfig, console: Console, *, begins
     except ConfigError as error:
         if begins:
             raise
-        with nobody_may_look():
-            console.print(f"notifications wait: {error.what}", soft_wrap=True, highlight=False, markup=False)
+        _say(console, f"notifications wait: {error.what}")
 
 
 def _send_the_rest(outbox: Outbox, seconds: float, screen: LiveScreen | PlainScreen) -> None:
