@@ -20,10 +20,16 @@ EVALUATION = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice", "
 LAYOUT = "custom_scalars__config__"
 """What TensorBoard's Custom Scalars page shows: the name is TensorBoard's own."""
 
+INCIDENT_MARK = "incident"
+"""0, and 1 at the step of an incident: a needle in the charts of the scores."""
 INCIDENTS = "incidents"
 ALERTS = "alerts"
 ATTEMPT = "attempt"
 OVERLAYS = "overlays"
+"""The same test images every epoch."""
+WORST = "overlays_worst"
+"""The test images of the lowest mIoU."""
+CONFUSION = "confusion"
 
 
 def evaluation(split: str, figure: str) -> str:
@@ -34,6 +40,11 @@ def evaluation(split: str, figure: str) -> str:
 def class_iou(split: str, name: str) -> str:
     """`test_iou/<class>`: one group per split, one curve per class."""
     return f"{split}_iou/{name}"
+
+
+def attempt_best(split: str) -> str:
+    """In `tensorboard/attempts/NNN`: the best mIoU that the attempt has come to."""
+    return f"attempt/best_{split}_miou"
 
 
 def epoch(split: str) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event as BoardEvent
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.text.summary_v2 import text_pb
 
 from .. import tags
+from ..evaluator.report import PictureKind, picture_path
 from ..event_file import EventFile
 from .alerts import alert_lines, evidence_words
+from .board_layout import layout_summary
+from .board_marks import needles
 from .events import (
     AlertChanged,
     AlertState,
@@ -34,11 +34,12 @@ from .events import (
     ScoreRecorded,
 )
 from .history import History
-from .members import SCORED_SPLITS, AnyScore, Epoch
+from .members import AnyScore, Epoch
 from .words import sentence
 
 log = logging.getLogger(__name__)
 IMAGE_LIMIT_BYTES = 8 << 20
+PICTURES: dict[PictureKind, str] = {"": tags.OVERLAYS, "_worst": tags.WORST, "_confusion": tags.CONFUSION}
 
 
 class Board:
@@ -53,6 +54,8 @@ class Board:
         """The newest step that anything was written at."""
         self._retold: set[int] = set()
         """Incidents that were written again behind a purge."""
+        self._marks: dict[int, float] = {}
+        """The points of the incidents' curve that stand in the directory."""
 
     def handle(self, moment: float, event: Event) -> None:
         retold = self._begin_series(moment) or self._tell_again_when_lost(moment)
@@ -69,6 +72,7 @@ class Board:
                 self._open()  # which tells it already, where the history holds it
                 if event.number not in self._retold:
                     self._text(moment, tags.INCIDENTS, event.step, _incident_words(event))
+                self._mark(moment)
             case AlertChanged() if event.state is AlertState.FIRING:
                 self._text(moment, tags.ALERTS, self._last_step(), _alert_words(event))
             case AttemptPlanned():
@@ -85,6 +89,7 @@ class Board:
         log.warning("%s is gone: its curves are written again from the facts", self._directory)
         self._writer.close()
         self._writer = None
+        self._purge_from(0)
         self._tell_scores(moment)
         return True
 
@@ -101,10 +106,16 @@ class Board:
         number = self._history.series.begun
         return self._run_dir / "tensorboard" / ("eval" if number == 1 else f"eval-{number}")
 
-    def _tell_scores(self, moment: float) -> None:
-        for epoch in sorted(self._history.epochs.values(), key=lambda epoch: epoch.step):
+    def _tell_scores(self, moment: float, *, since: int = 0) -> None:
+        again = [epoch for epoch in self._history.epochs.values() if epoch.step >= since]
+        for epoch in sorted(again, key=lambda epoch: epoch.step):
             for score in epoch.scores.values():
                 self._score(moment, score)
+
+    def _rewind(self, step: int, moment: float) -> None:
+        """Drop everything from this step on, and write what stands once more, in order."""
+        self._purge_from(step)
+        self._tell_scores(moment, since=step)
 
     def catch_up(self, facts: Sequence[tuple[float, Event]]) -> None:
         """Whether these were written nobody knows: drop everything from the first of them on, and write it again."""
@@ -112,14 +123,11 @@ class Board:
             if isinstance(event, AttemptPlanned):  # first, since it purges what an attempt before it had scored
                 self.handle(moment, event)
         doubtful = [event.step for _, event in facts if isinstance(event, ScoreRecorded)]
+        doubtful += [max(0, event.step - 1) for _, event in facts if isinstance(event, IncidentOpened)]
         if any(isinstance(event, DataAccepted | RescoreWanted) for _, event in facts):
             doubtful.append(1)
         if doubtful:
-            self._purge_from(min(doubtful))
-            again = [epoch for epoch in self._history.epochs.values() if epoch.step >= min(doubtful)]
-            for epoch in sorted(again, key=lambda epoch: epoch.step):
-                for score in epoch.scores.values():
-                    self._score(facts[0][0], score)
+            self._rewind(min(doubtful), facts[0][0])
         for moment, event in facts:
             if not isinstance(event, ScoreRecorded | AttemptPlanned):
                 self.handle(moment, event)
@@ -143,9 +151,34 @@ class Board:
         for tag, value in values:
             if value is not None:
                 self._add(moment, score.step, Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
-        picture = self._run_dir / "evaluations" / "overlays" / f"attempt{score.attempt:03d}_epoch{score.epoch}.png"
-        if score.split == "test" and picture.exists() and picture.stat().st_size < IMAGE_LIMIT_BYTES:
-            self._add(moment, score.step, _image(tags.OVERLAYS, picture))
+        if score.split == "test":
+            self._show_pictures(moment, score)
+
+    def _show_pictures(self, moment: float, score: AnyScore) -> None:
+        for kind, tag in PICTURES.items():
+            picture = picture_path(self._run_dir, score.attempt, score.epoch, kind)
+            if picture.exists() and picture.stat().st_size < IMAGE_LIMIT_BYTES:
+                self._add(moment, score.step, _image(tag, picture))
+
+    def _mark(self, moment: float) -> None:
+        """Bring the incidents' curve up to the history. Its points stand in order, or it would run back."""
+        wanted = self._needles()
+        differ = [step for step in wanted.keys() | self._marks.keys() if wanted.get(step) != self._marks.get(step)]
+        if not differ:
+            return
+        if min(differ) <= max(self._marks, default=-1):
+            self._rewind(min(differ), moment)
+        else:
+            self._add_marks(moment, wanted, since=min(differ))
+
+    def _needles(self) -> dict[int, float]:
+        return needles(incident.opened.step for incident in self._history.incidents)
+
+    def _add_marks(self, moment: float, wanted: dict[int, float], *, since: int) -> None:
+        for step, height in wanted.items():
+            if step >= since:
+                self._add(moment, step, Summary(value=[Summary.Value(tag=tags.INCIDENT_MARK, simple_value=height)]))
+                self._marks[step] = height
 
     def _is_rolled_back(self, epoch: Epoch) -> bool:
         """Whether the present attempt trains over its steps again, though its files have not been moved yet."""
@@ -165,6 +198,8 @@ class Board:
         for incident in sorted(dropped, key=lambda incident: incident.opened.step):
             self._text(incident.at, tags.INCIDENTS, incident.opened.step, _incident_words(incident.opened))
             self._retold.add(incident.number)
+        self._marks = {known: height for known, height in self._marks.items() if known < step}
+        self._add_marks(time.time(), self._needles(), since=step)
 
     def _last_step(self) -> int:
         current = self._history.current
@@ -181,8 +216,9 @@ class Board:
         if self._writer is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._writer = EventFile(self._directory)
+            self._marks = {step: height for step, height in self._needles().items() if step <= self._step}
             self._purge_from(self._step + 1)
-            self._writer.add_event(BoardEvent(wall_time=time.time(), step=0, summary=_layout()))
+            self._writer.add_event(BoardEvent(wall_time=time.time(), step=0, summary=layout_summary()))
         return self._writer
 
 
@@ -194,23 +230,6 @@ def _incident_words(incident: IncidentOpened) -> str:
 def _alert_words(alert: AlertChanged) -> str:
     head, *rest = alert_lines(alert, alert.since)
     return "\n\n".join((f"**{head}**", *(line.strip() for line in rest)))
-
-
-def _layout() -> Summary:
-    """Both splits' mIoU with its interval as a band, on TensorBoard's Custom Scalars page."""
-    bands = [
-        layout_pb2.MarginChartContent.Series(
-            value=tags.evaluation(split, "miou"),
-            lower=tags.evaluation(split, "miou_low"),
-            upper=tags.evaluation(split, "miou_high"),
-        )
-        for split in SCORED_SPLITS
-    ]
-    chart = layout_pb2.Chart(title="mIoU, 95 % over images", margin=layout_pb2.MarginChartContent(series=bands))
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="scores", chart=[chart])])
-    words = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
-    kind = SummaryMetadata.FromString(metadata.create_summary_metadata().SerializeToString())
-    return Summary(value=[Summary.Value(tag=tags.LAYOUT, metadata=kind, tensor=words)])
 
 
 def _image(tag: str, path: Path) -> Summary:

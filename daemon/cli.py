@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SegwatchError
-from . import cli_alerts, cli_living, cli_setup, using
+from . import cli_alerts, cli_living, cli_setup, reporting, using
 from .cli_options import Json, RunArgument, RunsDir
 from .cli_options import console as _console
 from .cli_options import found as _run
@@ -73,6 +73,8 @@ def run(
             "a new series of scores begins, compared with no earlier one.",
         ),
     ] = False,
+    tensorboard: reporting.Board = False,
+    tensorboard_port: reporting.BoardPort = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Audit, print the plan, and begin nothing.")] = False,
     log_format: cli_living.LogFormat = "text",
 ) -> None:
@@ -104,6 +106,7 @@ def run(
             drills=drills,
             retry=retry,
             accept_data=accept_data,
+            board_port=reporting.board_port(tensorboard_port, wanted=tensorboard),
             console=console,
         )
     except StoppedEarly as stopped:
@@ -329,6 +332,7 @@ def stop(run: RunArgument = None, runs_dir: RunsDir = Path("runs")) -> None:
 using.register(app)
 cli_setup.register(app, _console, _print_json)
 cli_living.register(app, _console, _print_json)
+reporting.register(app, _run, _console)
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
-from ..evaluator.report import EvaluationReport, report_path
+from ..evaluator.report import EvaluationReport, PictureKind, picture_path, report_path
 from ..evaluator.statistics import Difference, PerImage, difference, read_per_image
 from .members import Epoch
 
@@ -42,7 +43,7 @@ def set_aside(run_dir: Path, report: EvaluationReport) -> None:
     former.mkdir(parents=True, exist_ok=True)
     beside = [path.with_name(report.per_image)] if report.per_image else []
     if report.split == "test":
-        beside.append(path.parent / "overlays" / f"attempt{report.attempt:03d}_epoch{report.epoch}.png")
+        beside += [picture_path(run_dir, report.attempt, report.epoch, kind) for kind in get_args(PictureKind)]
     for file in [*beside, path]:  # the report last: while it is there, the rest is still to be moved
         if file.exists():
             file.replace(former / file.name)

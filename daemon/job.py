@@ -5,7 +5,6 @@ The order is the order of a careful person: read the configuration, take the run
 
 from __future__ import annotations
 
-import logging
 import signal
 import sqlite3
 import time
@@ -28,6 +27,8 @@ from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .auditing import audit_data, keep_audit, require_trainable, say
 from .board import Board
+from .board_attempts import AttemptsBoard
+from .board_server import served
 from .config import RunConfig, identity_hash, load_config
 from .daily import DailyDigest
 from .delivering import check_channels, send_the_rest
@@ -46,7 +47,7 @@ from .outbox import Outbox, set_apart
 from .postmortems import Postmortems
 from .process import EVALUATOR_COMMAND, WORKER_COMMAND
 from .recording import Recorder, Sink
-from .report import print_closing, write_report
+from .report import say_how_it_went
 from .results import BestFiles, ResultsFile
 from .rundir import FILES, RunDir
 from .scorer import Scorer, spec_for
@@ -87,13 +88,14 @@ def run_job(
     drills: Sequence[Drill],
     retry: bool,
     accept_data: bool = False,
+    board_port: int | None = None,
     console: Console,
     worker_command: Sequence[str] = WORKER_COMMAND,
     evaluator_command: Sequence[str] = EVALUATOR_COMMAND,
     standby_command: Sequence[str] | None = STANDBY_COMMAND,
     diagnosis_command: Sequence[str] = DIAGNOSIS_COMMAND,
 ) -> int:
-    """Begin or go on with a run and stay until it ends; returns the exit code.
+    """Begin or go on with a run and stay until it ends, with TensorBoard on `board_port`; returns the exit code.
 
     Raises SegwatchError for a person's mistake.
     """
@@ -105,7 +107,11 @@ def run_job(
         try:
             begun = _begin(run, source, config, console, retry=retry, accept_data=accept_data)
             formatter = JsonFormatter() if isinstance(console, JsonConsole) else None
-            with log_to(run.path / "daemon.log", formatter), set_apart(config.alerts.notify) as environment:
+            with (
+                log_to(run.path / "daemon.log", formatter),
+                set_apart(config.alerts.notify) as environment,
+                served(run.path, board_port, partial(say, console)),
+            ):
                 return _held(
                     run,
                     config,
@@ -218,7 +224,7 @@ def _held(
         except (OSError, sqlite3.Error) as error:
             _sit_out(run, error, pauses, inboxes.fresh(), console)
             opening.append(partial(_record_refusal, run, config=config, message=str(error)))
-    _say_how_it_went(run, history, console, code)
+    say_how_it_went(run, history, console, code)
     return code
 
 
@@ -283,7 +289,7 @@ def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> 
     for each incident, glance.json.
     """
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    sinks += [Board(run.path, history), Postmortems(run.path, history)]
+    sinks += [Board(run.path, history), AttemptsBoard(run.path, history), Postmortems(run.path, history)]
     return Recorder(store, history, sinks, summary=Glance(run, history))
 
 
@@ -403,25 +409,6 @@ class SpecWriter:
             left_out=plan.left_out,
             drills=drills,
         )
-
-
-def _say_how_it_went(run: RunDir, history: History, console: Console, code: int) -> None:
-    try:
-        write_report(run, history)
-    except OSError as error:
-        logging.getLogger(__name__).warning("report.md is not written: %s", error)
-    with nobody_may_look():
-        if code >= 128:
-            console.print(f"stopped; the same command goes on from here: {run.path}", soft_wrap=True, highlight=False)
-        else:
-            _print_end(run, history, console)
-
-
-def _print_end(run: RunDir, history: History, console: Console) -> None:
-    print_closing(run, history, console)
-    if history.gave_up is not None:
-        console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
-        console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
 
 
 @contextmanager

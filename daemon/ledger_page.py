@@ -1,8 +1,9 @@
-"""The ledger of a run in words: its section of report.md, and the lines that each postmortem takes from it."""
+"""The ledger of a run in words: its rows and sums for the report, and the lines that each postmortem takes from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..durable import read_text
@@ -11,7 +12,6 @@ from . import ledger
 from .alerts import duration
 from .history import History
 from .ledger import Fate, PlainLoop, Row, Totals, Undoing
-from .markdown import table
 from .measuring import Measured, measure
 from .members import Incident
 from .words import percent
@@ -43,15 +43,21 @@ ASSUMPTION = (
 )
 
 
-def section(run_dir: Path, history: History) -> str:
-    """The ledger for report.md; empty for a run without incidents. Raises OSError."""
+@dataclass(frozen=True)
+class Account:
+    """The rows of the ledger, under COLUMNS, and the sentences below it."""
+
+    rows: Sequence[tuple[str, ...]]
+    words: Sequence[str]
+
+
+def account(run_dir: Path, history: History) -> Account | None:
+    """`None` for a run without incidents. Raises OSError."""
     if not history.incidents:
-        return ""
+        return None
     rows = ledger.rows(history, measured(run_dir, history, history.incidents))
-    told = table(COLUMNS, [cells(row) for row in rows])
-    below = [*sums(ledger.totals(rows)), HOW_COUNTED, ASSUMPTION]
-    where = "Each incident has its page: `incidents/NNN/postmortem.md`, or `segwatch why RUN N`."
-    return "\n\n".join(["## Ledger", told, *below, where])
+    where = "Each incident has its page: incidents/NNN/postmortem.md, or `segwatch why RUN N`."
+    return Account([cells(row) for row in rows], [*sums(ledger.totals(rows)), HOW_COUNTED, ASSUMPTION, where])
 
 
 def measured(run_dir: Path, history: History, incidents: Sequence[Incident]) -> dict[int, Measured]:
@@ -124,19 +130,19 @@ def sums(total: Totals) -> Iterator[str]:
     """What all of it cost, and what it would have cost a plain loop."""
     least = "" if total.known else "at least "
     counted = "1 incident" if total.incidents == 1 else f"{total.incidents} incidents"
-    yield f"**Lost over {counted}: {least}{_steps(total.steps)} and {duration(total.seconds)}.**"
+    yield f"Lost over {counted}: {least}{_steps(total.steps)} and {duration(total.seconds)}."
     took = "an unknown time" if total.loop_seconds is None else duration(total.loop_seconds)
     ends = total.loop_ends
     if ends is not None:
         least = "" if total.loop_exact else "at the best "
         yield (
-            f"**A plain loop would {least}have come to step {ends.step} and not beyond (incident {ends.number:03d}: "
+            f"A plain loop would {least}have come to step {ends.step} and not beyond (incident {ends.number:03d}: "
             f"{ends.loop.fate}): {_steps(ends.loop.steps)} never trained, and {took} lost until the last that is known "
-            "of this run.**"
+            "of this run."
         )
     elif total.loop_steps is not None:
         least = "" if total.loop_exact else "at least "
-        yield f"**A plain loop would have lost {least}{_steps(total.loop_steps)} and {took}.**"
+        yield f"A plain loop would have lost {least}{_steps(total.loop_steps)} and {took}."
 
 
 def _steps(count: int | None) -> str:

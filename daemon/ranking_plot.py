@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..durable import write_atomic
+from .run_plot import RunStory, draw_story
 
 STYLES = {"val": ("#E69F00", "s", "--"), "test": ("#0072B2", "o", "-")}
 """Colour, marker, line: told apart in grey and by colour-blind eyes as well (Okabe and Ito, 2008)."""
@@ -39,28 +40,35 @@ class Point:
     """The 95 % interval of `miou`."""
 
 
-def draw(path: Path, points: Sequence[Point], *, title: str, footnote: str = "") -> None:
+def draw(path: Path, points: Sequence[Point], *, title: str, footnote: str = "", story: RunStory | None = None) -> None:
     """Write a PNG that appears whole. An epoch whose points have no mIoU is marked at the bottom.
 
-    Raises ValueError where there is no point at all.
+    With a `story`, incidents and attempts are marked, and the learning rate is drawn below. Raises ValueError where
+    there is no point at all.
     """
     if not points:
         raise ValueError("there is no epoch to draw")
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
+    if story is None:
+        axes = lowest = figure.add_subplot()
+    else:
+        axes, lowest = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for split in STYLES:
         _curve(axes, split, sorted((p for p in points if p.split == split), key=lambda point: point.epoch))
     _mark_unscored(axes, points)
     _mark_winners(axes, points)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
     below = textwrap.fill(footnote, FOOTNOTE_COLUMNS)
-    axes.set_xlabel(f"epoch\n{below}" if below else "epoch", parse_math=False)
+    lowest.set_xlabel(f"epoch\n{below}" if below else "epoch", parse_math=False)
     axes.set_ylabel("mIoU (%), band: 95 % interval over images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     epochs = [point.epoch for point in points]
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    if story is not None:
+        draw_story(axes, lowest, story, last=max(epochs))
+    for part in {axes, lowest}:
+        part.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+        part.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     with warnings.catch_warnings():  # a name in letters that the font has not is drawn as boxes, and no more
         warnings.filterwarnings("ignore", message="Glyph .* missing")

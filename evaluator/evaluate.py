@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ..checkpoints.manifest import Architecture
@@ -21,7 +22,7 @@ from ..data.frozen import FrozenFile, fingerprint, read_frozen, require_unchange
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_text
 from ..errors import ConfigError
-from . import overlays, statistics
+from . import confusion_picture, overlays, statistics
 from .foreign import read_foreign
 from .judging import Resolution, judge, policy
 from .metrics import Scores, score
@@ -31,12 +32,14 @@ from .report import (
     Done,
     EvaluationReport,
     EvaluatorSpec,
+    PictureKind,
     Refused,
     Request,
     Scored,
     Verdict,
     Working,
     per_image_path,
+    picture_path,
     report_path,
 )
 from .scoring import Tally, tally
@@ -45,6 +48,8 @@ from .windows import Window
 SPLITS = ("val", "test")
 WORST_IMAGES = 10
 """How many a report names."""
+KEPT_BYTES = 256 << 20
+"""For the predictions of all test images, a byte a pixel at the size of the network, until the score is known."""
 CHANGES_NAMED = 5
 """Files that changed, in a refusal that each epoch without a score repeats; `segwatch run` names more."""
 
@@ -74,6 +79,8 @@ class Evaluator:
         self._splits = load_splits(self._data, spec.cache_dir, progress, resolution=spec.resolution, files=files)
         require_same_files(spec, self._data)  # again: to load them may take minutes
         self._shell: _Shell | None = None
+        self._worst_before: Sequence[int] = ()
+        """Indices of the worst test images of the score before."""
         if not answers(self.device):
             raise DeviceLostError(f"{self.device} does not answer")
 
@@ -138,7 +145,7 @@ class Evaluator:
                     batch_size=batch_size,
                     labels=split.labels,
                     window=self._window,
-                    keep=overlays.chosen(len(split.cache)) if split.name == "test" else (),
+                    keep=self._to_draw(split.cache) if split.name == "test" else (),
                 )
                 return (yield from _working(split, passes)), tries
             except (MemoryError, RuntimeError) as error:
@@ -196,24 +203,47 @@ class Evaluator:
             per_image=per_image_path(name).name if scored else None,
         )
 
+    def _to_draw(self, cache: PixelCache) -> Collection[int]:
+        """The images whose predictions are kept. Which are the worst is known at the end only: all, where they fit;
+        else the same ones as every epoch, and those that were the worst last time.
+        """
+        indices = range(len(cache))
+        if sum(height * width for height, width in map(cache.size, indices)) <= KEPT_BYTES:
+            return indices
+        return {*overlays.chosen(len(cache)), *self._worst_before}
+
     def _draw(self, report: EvaluationReport, scores: Scores, cache: PixelCache, counted: Tally) -> None:
         native = ", native" if report.resolution == "native" else ""  # its figures; the picture is scaled all the same
-        try:
-            overlays.write(
-                overlays.overlay_path(self._run_dir, report.attempt, report.epoch),
-                overlays.draw(
-                    [
-                        overlays.Shown(cache.name(index), cache.item(index), prediction)
-                        for index, prediction in sorted(counted.predictions.items())
-                    ],
-                    self._data.classes,
-                    scores,
-                    title=f"attempt {report.attempt}, epoch {report.epoch}, {report.split}{native}",
-                ),
-            )
-        except Exception:
-            # Boundary: the score stands on the disk already, and a picture of it must not undo that.
-            log.exception("no overlay of attempt %d epoch %d", report.attempt, report.epoch)
+        name = f"attempt {report.attempt}, epoch {report.epoch}"
+        worst = [index for index, _ in statistics.worst_places(counted.per_image, WORST_IMAGES)]
+        self._worst_before = worst
+        shown: dict[PictureKind, Callable[[], Image.Image]] = {
+            "": lambda: self._sheet(
+                overlays.chosen(len(cache)), scores, cache, counted, f"{name}, {report.split}{native}"
+            ),
+            "_worst": lambda: self._sheet(
+                [index for index in worst if index in counted.predictions][: overlays.IMAGES],
+                scores,
+                cache,
+                counted,
+                f"{name}, worst of {report.split}{native}",
+            ),
+            "_confusion": lambda: confusion_picture.draw(
+                counted.confusion, self._data.class_names, title=f"{name}, {report.split}"
+            ),
+        }
+        for kind, draw in shown.items():
+            try:
+                overlays.write(picture_path(self._run_dir, report.attempt, report.epoch, kind), draw())
+            except Exception:
+                # Boundary: the score stands on the disk already, and a picture of it must not undo that.
+                log.exception("no overlay%s of attempt %d epoch %d", kind, report.attempt, report.epoch)
+
+    def _sheet(
+        self, indices: Sequence[int], scores: Scores, cache: PixelCache, counted: Tally, title: str
+    ) -> Image.Image:
+        shown = [overlays.Shown(cache.name(i), cache.item(i), counted.predictions[i]) for i in indices]
+        return overlays.draw(shown, self._data.classes, scores, title=title)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,6 @@ class Shown:
     """uint8 (H, W), training indices."""
 
 
-def overlay_path(run_dir: Path, attempt: int, epoch: int) -> Path:
-    return run_dir / "evaluations" / "overlays" / f"attempt{attempt:03d}_epoch{epoch}.png"
-
-
 def chosen(count: int) -> tuple[int, ...]:
     """The images of a split of `count` that are drawn: at most IMAGES, spread evenly, the same ones every epoch."""
     if count <= IMAGES:

@@ -133,6 +133,14 @@ def report_path(run_dir: Path, attempt: int, epoch: int, split: str) -> Path:
     return run_dir / "evaluations" / f"attempt{attempt:03d}_epoch{epoch}_{split}.json"
 
 
+PictureKind = Literal["", "_worst", "_confusion"]
+"""What a test score leaves to look at: the same images every epoch, the worst ones, the matrix."""
+
+
+def picture_path(run_dir: Path, attempt: int, epoch: int, kind: PictureKind = "") -> Path:
+    return run_dir / "evaluations" / "overlays" / f"attempt{attempt:03d}_epoch{epoch}{kind}.png"
+
+
 def per_image_path(report: Path) -> Path:
     """Where the counts of the images stand, beside their report."""
     return report.with_suffix(".npz")

@@ -81,12 +81,18 @@ def difference(before: PerImage, after: PerImage) -> Difference | None:
     return Difference(new - old, *limits)
 
 
-def worst_images(images: PerImage, count: int) -> tuple[ImageScore, ...]:
-    """The `count` images of the lowest mIoU, worst first; those without a counted pixel are not among them."""
+def worst_places(images: PerImage, count: int) -> list[tuple[int, float]]:
+    """(index, mIoU) of the `count` images of the lowest mIoU, worst first; those without a counted pixel are not among
+    them.
+    """
     mious = _mious(_columns(images))
     order = np.argsort(mious, kind="stable")  # NaN comes last
-    ranked = [int(index) for index in order if not math.isnan(mious[index])]
-    return tuple(ImageScore(name=images.names[index], miou=float(mious[index])) for index in ranked[:count])
+    return [(int(index), float(mious[index])) for index in order if not math.isnan(mious[index])][:count]
+
+
+def worst_images(images: PerImage, count: int) -> tuple[ImageScore, ...]:
+    """The same by name."""
+    return tuple(ImageScore(name=images.names[index], miou=miou) for index, miou in worst_places(images, count))
 
 
 def per_image_foreground_dice(images: PerImage) -> float | None:

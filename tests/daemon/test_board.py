@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from segwatch import tags
 from segwatch.daemon.board import Board
+from segwatch.daemon.board_attempts import AttemptsBoard
+from segwatch.daemon.board_layout import layout
 from segwatch.daemon.events import (
     AcceptedSplit,
     AlertChanged,
@@ -15,12 +19,15 @@ from segwatch.daemon.events import (
     AttemptPlanned,
     DataAccepted,
     IncidentOpened,
+    Outcome,
     RescoreWanted,
     ScoreRecorded,
     Severity,
 )
 from segwatch.trainer.contract import Cause
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.util.tensor_util import make_ndarray
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorBoard's readers, not ours
@@ -106,7 +113,8 @@ def test_the_interval_is_two_curves_that_the_custom_page_draws_as_a_band(shown):
     assert shown.steps("test/miou") == [10, 20, 30]
     assert [point.value for point in shown.read().Scalars("test/miou_high")] == [0.75, 0.75]
     layout = layout_pb2.Layout.FromString(shown.served().Tensors(tags.LAYOUT)[0].tensor_proto.string_val[0])
-    bands = [(band.value, band.lower, band.upper) for band in layout.category[0].chart[0].margin.series]
+    charts = [chart for category in layout.category for chart in category.chart]
+    bands = [(band.value, band.lower, band.upper) for chart in charts for band in chart.margin.series]
     assert ("test/miou", "test/miou_low", "test/miou_high") in bands
 
 
@@ -235,13 +243,147 @@ def test_an_alert_is_a_text_when_it_fires(shown, state, seen):
         assert all(word in shown.words(tags.ALERTS)[0] for word in ("miou-stall", "no gain", "epoch 1", "Lower lr."))
 
 
-def test_the_overlay_of_a_test_score_is_an_image(shown, tmp_path):
+@pytest.mark.parametrize(("name", "tag"), [("", tags.OVERLAYS), ("_worst", tags.WORST), ("_confusion", tags.CONFUSION)])
+def test_each_picture_of_a_test_score_is_an_image(shown, tmp_path, name, tag):
     directory = tmp_path / "evaluations" / "overlays"
     directory.mkdir(parents=True)
-    Image.new("RGB", (6, 4)).save(directory / "attempt001_epoch1.png")
+    Image.new("RGB", (6, 4)).save(directory / f"attempt001_epoch1{name}.png")
     shown.trains(1, 2)
-    [image] = shown.read().Images(tags.OVERLAYS)
+    [image] = shown.read().Images(tag)
     assert (image.step, image.width, image.height) == (10, 6, 4)
+
+
+# --- the page that it opens on ---------------------------------------------------------------------------------------
+
+
+def test_every_curve_of_the_page_is_written_by_worker_or_daemon(shown):
+    """A chart whose expression matches no tag is an empty box: a tag was renamed, and the page was not."""
+    shown.trains(1)
+    shown.run.suffers(Cause.NAN_LOSS, step=15)
+    shown.show()
+    written = [*shown.read().Tags()["scalars"]]
+    written += [value for name, value in vars(tags).items() if name.startswith(("TRAIN_", "AMP_"))]
+    patterns = [tag for category in layout().category for chart in category.chart for tag in chart.multiline.tag]
+    assert len(patterns) >= 12
+    assert [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in written)] == []
+
+
+def needle(shown) -> list[tuple[int, float]]:
+    steps = shown.steps(tags.INCIDENT_MARK)
+    points = [(point.step, point.value) for point in shown.read().Scalars(tags.INCIDENT_MARK)]
+    assert [step for step, _ in points] == steps == sorted(set(steps)), "runs back, or twice over a step"
+    return points
+
+
+def test_an_incident_is_a_needle_that_stays_behind_the_roll_back_that_answers_it(shown):
+    shown.trains(1)
+    shown.run.suffers(Cause.NAN_LOSS, step=15)
+    shown.run.plans(resume_step=10, incident=1)
+    shown.show()
+    shown.trains(2)
+    assert needle(shown) == [(14, 0), (15, 1), (16, 0)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(
+    ("second", "points"),
+    [
+        (13, [(12, 0), (13, 1), (14, 0), (16, 0), (17, 1), (18, 0)]),
+        (16, [(15, 0), (16, 1), (17, 1), (18, 0)]),
+        (17, [(16, 0), (17, 1), (18, 0)]),
+        (19, [(16, 0), (17, 1), (18, 0), (19, 1), (20, 0)]),
+    ],
+)
+def test_needles_stand_in_order_whatever_comes_after_a_roll_back(shown, second, points, restarted):
+    shown.trains(1)
+    shown.run.suffers(Cause.NAN_LOSS, step=17)
+    shown.run.plans(resume_step=10, incident=1)
+    shown.show()
+    if restarted:
+        shown.restart()
+    shown.run.suffers(Cause.NAN_LOSS, step=second)
+    shown.show()
+    assert needle(shown) == points
+    assert shown.steps("test/miou") == [10]
+
+
+def test_an_incident_that_is_told_late_leaves_the_scores_in_order(shown):
+    shown.trains(1, 2)
+    shown.run.suffers(Cause.INF_GRADIENTS, step=12, fatal=False)
+    shown.show()
+    shown.trains(3)
+    assert needle(shown) == [(11, 0), (12, 1), (13, 0)]
+    assert shown.steps("test/miou") == [10, 20, 30]
+
+
+def test_an_incident_that_a_killed_daemon_may_have_shown_is_one_needle_and_one_text(shown):
+    shown.trains(1)
+    shown.run.suffers(Cause.NAN_LOSS, step=15)
+    shown.show()
+    shown.restart()
+    shown.board.catch_up(shown.run.told[-1:])
+    assert needle(shown) == [(14, 0), (15, 1), (16, 0)]
+    assert shown.steps(tags.INCIDENTS) == [15]
+
+
+# --- a session for each attempt ---------------------------------------------------------------------------------------
+
+
+def session(run_dir: Path, attempt: int) -> tuple[dict[str, object], list[tuple[int, float]], int | None]:
+    """As TensorBoard's server reads it: what the attempt was given, its best test mIoU by step, how it ended."""
+    found = ServerAccumulator(str(run_dir / "tensorboard" / "attempts" / f"{attempt:03d}")).Reload()
+
+    def content(tag: str) -> plugin_data_pb2.HParamsPluginData:
+        told = found.SummaryMetadata(tag).plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(told)
+
+    names = found.Tags()["tensors"]
+    given = content(metadata.SESSION_START_INFO_TAG).session_start_info.hparams
+    best = tags.attempt_best("test")
+    points = (
+        [(p.step, round(make_ndarray(p.tensor_proto).item(), 2)) for p in found.Tensors(best)] if best in names else []
+    )
+    ended = metadata.SESSION_END_INFO_TAG
+    status = content(ended).session_end_info.status if ended in names else None
+    return {name: value.number_value or value.string_value for name, value in given.items()}, points, status
+
+
+def test_an_attempt_is_a_session_with_what_it_was_given_and_the_best_it_came_to(tmp_path, a_run):
+    run = a_run()
+    board = AttemptsBoard(tmp_path, run.history)
+    steps = [
+        run.begins,
+        lambda: run.trains(1, 0.5),
+        lambda: run.trains(2, 0.3),
+        lambda: run.ends(Outcome.UNSTABLE),
+        lambda: run.plans(lr=5e-4, amp="bf16", remedy="lower-lr", resume_epoch=2),
+        lambda: run.trains(3, 0.6),
+    ]
+    for step in steps:
+        told = len(run.told)
+        step()
+        for moment, event in run.told[told:]:
+            board.handle(moment, event)
+    board.close()
+    given, points, status = session(tmp_path, 1)
+    assert (given["lr"], given["AMP"], given["batch size"]) == (1e-3, "off", 4)
+    assert points == [(10, 0.5), (20, 0.5)]
+    assert status == api_pb2.STATUS_FAILURE
+    given, points, status = session(tmp_path, 2)
+    assert (given["lr"], given["AMP"], given["remedy"], given["from epoch"]) == (5e-4, "bf16", "lower-lr", 2)
+    assert (points, status) == ([(30, 0.6)], None)
+
+
+def test_a_session_that_is_told_again_has_no_point_twice(tmp_path, a_run):
+    run = a_run()
+    run.begins()
+    run.trains(1, 0.5)
+    run.trains(2, 0.6)
+    for _ in range(2):
+        board = AttemptsBoard(tmp_path, run.history)
+        board.catch_up(run.told[-2:])
+        board.close()
+    assert session(tmp_path, 1)[1] == [(10, 0.5), (20, 0.6)]
 
 
 def test_every_tag_that_is_written_is_of_the_list(shown, tmp_path):
@@ -249,7 +391,7 @@ def test_every_tag_that_is_written_is_of_the_list(shown, tmp_path):
     shown.run.suffers(Cause.NAN_LOSS)
     shown.run.plans(resume_step=10)
     shown.show()
-    known = {tags.INCIDENTS, tags.ALERTS, tags.ATTEMPT, tags.OVERLAYS, tags.LAYOUT}
+    known = {tags.INCIDENTS, tags.INCIDENT_MARK, tags.ALERTS, tags.ATTEMPT, tags.OVERLAYS, tags.LAYOUT}
     for split in ("val", "test"):
         known |= {tags.evaluation(split, figure) for figure in tags.EVALUATION}
         known |= {tags.epoch(split)} | {tags.class_iou(split, name) for name in ("field", "road")}

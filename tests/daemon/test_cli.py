@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     *("init", "doctor", "run", "demo", "audit", "evaluate", "status", "alerts", "ack", "silence", "why", "replay"),
-    *("best", "stop", "predict", "export", "notify", "systemd", "list", "compare"),
+    *("best", "stop", "predict", "export", "notify", "systemd", "list", "compare", "report"),
 )
 SEGWATCH = (sys.executable, "-c", "from segwatch.daemon.cli import main; main()")
 TOML = """\

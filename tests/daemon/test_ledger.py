@@ -135,20 +135,22 @@ def test_the_sums_of_a_plain_loop_end_where_it_ends(run):
 def test_the_section_says_the_same_in_words(run, tmp_path, monkeypatch):
     measured = three_incidents(run)
     monkeypatch.setattr(ledger_page, "measured", lambda *_: measured)
-    text = ledger_page.section(tmp_path, run.history)
+    told = ledger_page.account(tmp_path, run.history)
+    assert told is not None
+    text = "\n".join([*(f"| {' | '.join(row)} |" for row in told.rows), *told.words])
     assert (
         "| 002 | nan-loss, attempt 2, epoch 6, step 59 | precision | bf16 | 8 | 6 s | 50.00 % -> 62.00 % | 8 -> 6 | "
         "recovered | - | the same again, for ever: 142 steps never trained |"
     ) in text
     assert "| - | resume | 2 | 6 s | 30.00 % -> 40.00 % | 8 -> 8 |" in text
-    assert "**Lost over 3 incidents: 13 steps and 16 s.**" in text
+    assert "Lost over 3 incidents: 13 steps and 16 s." in text
     assert "A plain loop would have come to step 59 and not beyond (incident 002" in text
     assert ledger_page.ASSUMPTION in text
 
 
 def test_a_run_without_incidents_has_no_ledger(run, tmp_path):
     run.trains(1, 0.5)
-    assert ledger_page.section(tmp_path, run.history) == ""
+    assert ledger_page.account(tmp_path, run.history) is None
 
 
 # --- what a plain loop makes of each trouble ------------------------------------------------------------------------

@@ -1,8 +1,10 @@
-"""report.md and results.png: what someone who was away reads, with the noise of every figure beside it."""
+"""report.md, report.html and results.png: what someone who was away reads, with the noise of every figure beside it."""
 
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,24 +12,31 @@ from PIL import Image
 from rich.console import Console
 from segwatch.daemon import report as reporting
 from segwatch.daemon import views
-from segwatch.daemon.events import AcceptedSplit, DataAccepted, GapMeasured, GaveUp, RunFinished
+from segwatch.daemon.document import Bullets, Document, Table, Words, as_html, as_markdown
+from segwatch.daemon.events import AcceptedSplit, DaemonStopped, DataAccepted, GapMeasured, GaveUp, RunFinished
 from segwatch.daemon.report import print_closing, write_report
+from segwatch.daemon.run_plot import Mark, Stretch, story_of
 from segwatch.daemon.rundir import RunDir
+from segwatch.data.resolved import ResolvedClass, ResolvedData
 from segwatch.durable import write_text
 from segwatch.evaluator.metrics import score
 from segwatch.evaluator.report import EvaluationReport, ImageScore, Interval, Verdict, report_path
+from segwatch.trainer.contract import Cause
 
 POLICY = "mIoU over 2 of 2 classes; 3 of 16 images are also in train"
 
 
-class Data:
-    """What a report needs to know of the resolved data."""
+def a_class(class_id: int, name: str, colour: tuple[int, int, int]) -> ResolvedClass:
+    return ResolvedClass(id=class_id, name=name, colour=colour, pixels={"train": 999 if class_id == 4 else 1})
 
-    class_names = ("field", "road")
-    scale = 0.25
 
-    def share(self, index: int, split: str) -> float:
-        return 0.5
+DATA = ResolvedData(
+    root=Path("/data"),
+    scale=0.25,
+    classes=(a_class(4, "field", (0, 128, 0)), a_class(7, "road", (90, 90, 90))),
+    splits={"train": (), "val": (), "test": ()},
+    table_ids=(4, 7, 9),
+)
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def run(a_run):
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> RunDir:
     (tmp_path / "evaluations").mkdir()
-    monkeypatch.setattr(reporting, "frozen_data", lambda _run: Data())
+    monkeypatch.setattr(reporting, "frozen_data", lambda _run: DATA)
     return RunDir(tmp_path)
 
 
@@ -123,22 +132,28 @@ def test_a_finished_run_is_drawn_and_the_picture_is_in_the_report(place, run):
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
 
 
-def test_a_run_that_was_stopped_is_not_drawn(place, run):
+@pytest.mark.parametrize("end", [None, DaemonStopped(reason="SIGTERM"), GaveUp(reason="spent"), RunFinished(trained=2)])
+def test_every_run_with_a_score_is_drawn_however_it_stands(place, run, end, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(reporting, "draw_results", lambda where, _history: drawn.append(where))
     story(run, place)
-    assert "results.png" not in written(place, run)
-    assert not (place.path / "results.png").exists()
+    if end is not None:
+        run.tell(end)
+    written(place, run)
+    assert drawn == [place]
 
 
-def test_a_run_that_gave_up_before_a_score_is_not_drawn_and_one_after_it_is(place, run):
+def test_a_run_without_a_score_has_a_report_and_no_curves(place, run):
     run.tell(GaveUp(reason="spent"))
-    assert "results.png" not in written(place, run)
-    story(run, place)
-    assert "](results.png)" in written(place, run)
+    text = written(place, run)
+    assert "**Gave up**" in text
+    assert "results.png" not in text
+    assert not (place.path / "results.png").exists()
 
 
 def test_a_plot_that_fails_is_told_in_the_log_and_costs_nothing_else(place, run, monkeypatch, caplog):
     story(run, place)
-    run.tell(RunFinished(trained=2))
+    (place.path / "results.png").write_bytes(b"of yesterday")
 
     def fail(_run: object, _history: object) -> None:
         raise RuntimeError("no fonts on this machine")
@@ -163,6 +178,86 @@ def test_only_epochs_that_stand_are_drawn_and_a_winner_that_does_not_is_named_be
     reporting.draw_results(place, run.history)
     assert [(point.epoch, point.miou) for point in drawn["points"] if point.split == "test"] == [(1, 0.5), (2, 0.6)]
     assert "best by test is epoch 2 of attempt 1, which a roll-back superseded" in drawn["footnote"]
+
+
+def test_the_picture_marks_incidents_and_what_stands_of_each_attempt(run):
+    run.plans(resume_epoch=5, lr=5e-4, amp="bf16")
+    run.suffers(Cause.NAN_LOSS, epoch=9)
+    run.plans(resume_epoch=8, lr=2e-4)
+    run.plans(resume_epoch=7, lr=1e-4)  # further back: nothing of the attempt before it stands
+    told = story_of(run.history)
+    assert told.incidents == [Mark(9, "1 nan-loss")]
+    assert told.stretches == [
+        Stretch(1, 0, 5, 1e-3, "off"),
+        Stretch(2, 5, 7, 5e-4, "bf16"),
+        Stretch(4, 7, None, 1e-4, "off"),
+    ]
+
+
+def test_a_hundred_incidents_are_drawn_without_their_names(place, run):
+    story(run, place)
+    for _ in range(100):
+        run.suffers(Cause.INF_GRADIENTS, epoch=2, fatal=False)
+    reporting.draw_results(place, run.history)
+    assert (place.path / "results.png").exists()
+
+
+# --- report.html -----------------------------------------------------------------------------------------------------
+
+
+def html(place: RunDir, run) -> str:
+    write_report(place, run.history)
+    return (place.path / "report.html").read_text()
+
+
+def test_the_html_says_what_the_markdown_says_and_has_its_pictures_in_it(place, run):
+    story(run, place)
+    overlay = place.path / "evaluations" / "overlays" / "attempt001_epoch2.png"
+    overlay.parent.mkdir()
+    Image.effect_noise((700, 700), 90).convert("RGB").save(overlay)
+    text = html(place, run)
+    pictures = re.findall(r'src="data:image/(\w+);base64,[A-Za-z0-9+/=]+"', text)
+    assert pictures == ["png", "jpeg"], "the curves as they are, a photograph smaller"
+    assert not re.findall(r'(?:src|href)="(?!data:)', text), "nothing is fetched"
+    assert "no sure difference from epoch 1: +4.00 points" in text
+    assert "What counts: " + POLICY in text
+    for word in re.findall(r"^## (.*)$", (place.path / "report.md").read_text(), flags=re.MULTILINE):
+        assert f"<h2>{word}</h2>" in text
+
+
+def test_classes_have_their_support_and_those_not_trained_are_named(place, run):
+    story(run, place)
+    text = written(place, run)
+    assert "| field | 64.00 % | 60.00 % | 41 | 50.0000 % | 99.9000 % |" in text
+    assert "| road | - | - | 41 | 50.0000 % | 0.1000 % | rare: a low IoU is expected |" in text
+    assert "In the class table, and not trained: 9." in text
+
+
+def test_epochs_are_ranked_by_test_and_those_that_do_not_stand_come_last(place, run):
+    run.trains(1, 0.5)
+    run.trains(2, 0.9)
+    run.moves(1, 2)
+    run.plans()
+    run.trains(2, 0.6)
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| (\d+) \| \d", written(place, run), flags=re.MULTILINE)
+    assert rows == [("1", "2", "2"), ("2", "1", "1"), ("-", "2", "1")]
+
+
+def test_a_name_is_text_in_both_whatever_it_holds():
+    evil = "<script>alert(1)</script>|\x1b[2J\nnext"
+    page = Document(evil, [Words(evil), Bullets([evil]), Table(("class",), [(evil,)], colours=[(1, 2, 3)])])
+    told = as_html(page, Path("/nowhere"))
+    assert "<script" not in told
+    assert "\x1b" not in told
+    assert '<i style="background:rgb(1,2,3)"></i>&lt;script&gt;' in told
+    assert "| <script>alert(1)</script>\\| [2J next |" in as_markdown(page)
+
+
+def test_a_long_table_is_folded_away():
+    page = Document("t", [Table(("n",), [(str(n),) for n in range(12)], open_rows=10)])
+    told = as_html(page, Path("/nowhere"))
+    assert "<summary>the other 2</summary>" in told
+    assert told.index("<td>9</td>") < told.index("<details>") < told.index("<td>10</td>")
 
 
 def test_the_closing_words_carry_the_same_figures(place, run):

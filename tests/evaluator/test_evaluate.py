@@ -211,8 +211,27 @@ def test_a_split_that_is_not_loaded_is_refused_by_name(
 
 def test_test_gets_a_picture_and_val_does_not(tiny_run: Any, evaluator: Evaluator, make_network: MakeNetwork) -> None:
     list(evaluator.evaluate(tiny_run.save(make_network(), epoch=2)))
-    pictures = list((tiny_run.directory / "evaluations" / "overlays").iterdir())
-    assert pictures == [overlays.overlay_path(tiny_run.directory, 1, 2)]
+    pictures = {path.name for path in (tiny_run.directory / "evaluations" / "overlays").iterdir()}
+    assert pictures == {f"attempt001_epoch2{kind}.png" for kind in ("", "_worst", "_confusion")}
+
+
+@pytest.mark.parametrize("room", [1 << 20, 0])
+def test_the_worst_images_are_drawn_those_of_the_score_before_where_not_all_predictions_fit(
+    tiny_run: Any, evaluator: Evaluator, make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    drawn: dict[str, list[str]] = {}
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", room)
+    monkeypatch.setattr(overlays, "IMAGES", 1)
+    monkeypatch.setattr(
+        overlays, "draw", lambda shown, *_, title: drawn.update({title: [entry.name for entry in shown]})
+    )
+    monkeypatch.setattr(overlays, "write", lambda *_: None)
+    for epoch in (1, 2):
+        answers = list(evaluator.evaluate(tiny_run.save(make_network(), epoch=epoch)))
+    worst = reports(tiny_run, answers)["test"].worst_images[0].name
+    first = drawn["attempt 1, epoch 1, worst of test"]
+    assert first == [worst] if room else len(first) <= 1
+    assert drawn["attempt 1, epoch 2, worst of test"] == [worst]
 
 
 def test_a_picture_that_fails_leaves_the_score_alone(

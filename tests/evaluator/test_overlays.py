@@ -10,22 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from segwatch.data.resolved import ResolvedClass
+from segwatch.evaluator import confusion_picture
 from segwatch.evaluator.metrics import confusion, score
 from segwatch.evaluator.overlays import (
     IGNORED,
     IMAGES,
+    MARGIN,
     WIDTH,
     WRONG,
     Shown,
     chosen,
     draw,
     errors_of,
-    overlay_path,
     palette_of,
     truth_of,
     write,
     wrong_share,
 )
+from segwatch.evaluator.report import picture_path
 
 CLASSES = tuple(
     ResolvedClass(id=3 * index, name=f"class {index}", colour=(10 * index, 200 - index, 90), pixels={})
@@ -105,7 +107,7 @@ def test_the_sheet_shows_the_truth_in_the_colour_of_its_class() -> None:
 
 
 def test_a_picture_is_written_whole_and_again(tmp_path: Path) -> None:
-    path = overlay_path(tmp_path, 1, 3)
+    path = picture_path(tmp_path, 1, 3)
     assert path.relative_to(tmp_path).as_posix() == "evaluations/overlays/attempt001_epoch3.png"
     scores = score(np.diag([1, 1, 1]))
     for _ in range(2):
@@ -114,3 +116,31 @@ def test_a_picture_is_written_whole_and_again(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         picture.load()
         assert picture.format == "PNG"
+
+
+# --- the confusion matrix as a picture --------------------------------------------------------------------------------
+
+
+def cell_of(picture: Image.Image, row: int, column: int) -> tuple[int, ...]:
+    """The colour in a cell's corner, where no number stands."""
+    cell = confusion_picture.CELL
+    left, top = MARGIN + confusion_picture.NAMES, confusion_picture.HEAD + confusion_picture.NAMES
+    pixel = picture.getpixel((left + column * cell + 3, top + row * cell + 3))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+def test_rows_are_truth_right_is_blue_wrong_is_red_and_a_class_without_truth_is_grey() -> None:
+    matrix = np.array([[90, 10, 0], [0, 1, 99], [0, 0, 0]])
+    picture = confusion_picture.draw(matrix, ("a", "b", "c"), title="t")
+    right, wrong, nothing = cell_of(picture, 0, 0), cell_of(picture, 1, 2), cell_of(picture, 0, 2)
+    assert right[2] > right[0] + 100, "0.9 of class a is right"
+    assert wrong[0] > wrong[1] + 150, "0.99 of class b is taken for c"
+    assert max(nothing) - min(nothing) < 10
+    assert cell_of(picture, 2, 1) == confusion_picture.EMPTY
+    assert cell_of(picture, 2, 1) != cell_of(picture, 1, 0)
+
+
+def test_a_hundred_classes_and_a_long_name_fit() -> None:
+    picture = confusion_picture.draw(np.eye(100, dtype=np.int64), ["x" * 90] * 100, title="t")
+    assert max(picture.size) < 2000
