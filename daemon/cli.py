@@ -41,7 +41,7 @@ Drills = Annotated[
         metavar="KIND@STEP",
         help="Make a fault on purpose, once, at a global step, to see the recovery. Kinds: nan-loss, "
         "inf-gradients, poison-batchnorm, nan-weights, out-of-memory, kill, hang, crash, overflow, bad-file, "
-        "lr-spike. Repeatable.",
+        "lr-spike, loss-spike, drift-batchnorm. Repeatable.",
     ),
 ]
 

@@ -28,6 +28,7 @@ from .inbox import DiagnosisExited, Inbox
 from .members import Incident
 from .policy import NUMERIC
 from .recording import Recorder
+from .standby import Standby
 
 log = logging.getLogger(__name__)
 DIAGNOSIS_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer.diagnose")
@@ -82,6 +83,7 @@ class Diagnosing:
         inbox: Inbox,
         free_the_device: Callable[[], None],
         say: Callable[[str], None],
+        standby: Standby | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._config = config
@@ -91,6 +93,7 @@ class Diagnosing:
         self._inbox = inbox
         self._free_the_device = free_the_device
         self._say = say
+        self._standby = standby
         self._running: _Running | None = None
         self._answer: Diagnosed | None = None
 
@@ -170,7 +173,10 @@ class Diagnosing:
         if spec is None:
             os.close(lock)
             return answer
-        child = process.spawn_worker(self._command, spec, spec.with_name(DIAGNOSIS_LOG), lock)
+        words = spec.with_name(DIAGNOSIS_LOG)
+        child = self._standby.hand_over("diagnose", spec, words, lock) if self._standby is not None else None
+        if child is None:
+            child = process.spawn_worker(self._command, spec, words, lock)
         identity = process.Identity.of(child.pid)
         assert identity is not None, "a child that nobody has waited for has an entry in the process table"
         process.reap(child, lambda code: self._inbox.put(DiagnosisExited(number, code)))

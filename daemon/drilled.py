@@ -15,7 +15,11 @@ _CAUSED_BY: dict[str, frozenset[Cause]] = {
     "crash": frozenset({Cause.WORKER_CRASHED}),
     "overflow": frozenset({Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.NAN_WEIGHTS}),
     "bad-file": frozenset({Cause.WORKER_CRASHED}),
-    "lr-spike": frozenset({Cause.INF_GRADIENTS, Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.LOSS_SPIKE}),
+    "lr-spike": frozenset(
+        {Cause.INF_GRADIENTS, Cause.NAN_LOSS, Cause.AMP_UNSTABLE, Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE}
+    ),
+    "loss-spike": frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE}),
+    "drift-batchnorm": frozenset({Cause.MIOU_COLLAPSE}),
 }
 
 

@@ -33,6 +33,8 @@ NUMERIC = frozenset(
 
 OVERSHOT = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})
 """Finite all the time: half precision is no suspect, the learning rate is."""
+STEADY_BATCH = 4
+"""Images of which BatchNorm's mean and variance are steady enough."""
 TRUSTED_TRANSIENTS = 2
 """Something that cannot be repeated is believed so often in one place; then it is no accident any more."""
 
@@ -194,14 +196,14 @@ def _known_remedy(
         case Finding.TRANSIENT if numeric and transients_here(past, ending.step) < TRUSTED_TRANSIENTS:
             return _not_repeatable(settings, past, ending, diagnosis)
         case Finding.PRECISION if settings.amp is not Amp.OFF:
-            return _wider(settings, diagnosis, f"{where} is the precision: {_said(diagnosis)}")
+            return _wider(settings, diagnosis, f"{where} is the precision")
         case Finding.DATA if diagnosis.files:
             names = ", ".join(diagnosis.files)
-            words = f"{where} is the data: {_said(diagnosis)}: {names} left out from here on, settings kept"
+            words = f"{where} is the data: {names} left out from here on, settings kept"
             return Restart(settings, "latest", "leave-out", words, leave_out=diagnosis.files)
         case Finding.LEARNING_RATE if numeric:
             onset = ending.step if diagnosis.onset_step is None else diagnosis.onset_step
-            why = f"{where} is the learning rate: {_said(diagnosis)}"
+            why = f"{where} is the learning rate"
             return _lower(settings, past, ending, config, why=why, onset_step=onset)
         case Finding.CAPACITY:
             return _smaller(settings, past, ending, config)
@@ -230,8 +232,7 @@ def _not_repeatable(settings: Settings, past: Sequence[Past], ending: Ending, di
         settings,
         "latest",
         "resume",
-        f"{ending.cause} in epoch {ending.epoch_under_way} is transient, {told}: {_said(diagnosis)}: "
-        "resume with nothing changed",
+        f"{ending.cause} in epoch {ending.epoch_under_way} is transient, {told}: resume with nothing changed",
         before_step=diagnosis.onset_step if ending.cause in OVERSHOT else None,
     )
 
@@ -323,8 +324,13 @@ def _smaller(settings: Settings, past: Sequence[Past], ending: Ending, config: R
         "latest",
         "micro-batch",
         f"out of memory: batch {settings.batch_size} x {settings.accumulate} -> {halved.batch_size} x "
-        f"{halved.accumulate} (the same effective batch of {effective}), learning rate kept",
+        f"{halved.accumulate} (the same effective batch of {effective}), learning rate kept{_noisy(smaller)}",
     )
+
+
+def _noisy(batch_size: int) -> str:
+    """A word on a batch that is small for BatchNorm: it norms each micro-batch by itself."""
+    return "" if batch_size >= STEADY_BATCH else f"; BatchNorm sees {batch_size} at a time, and is noisy below 4 images"
 
 
 def _again(

@@ -13,6 +13,7 @@ from ..data.frozen import REFUSED
 from ..errors import REMEDY_MARK
 from ..trainer.config import Amp, Optimizer
 from ..trainer.contract import Cause
+from ..trainer.diagnosis import Finding
 from .alert import Alert
 from .collapse import Collapse, worth_a_roll_back
 from .events import AlertState, Evidence, Severity
@@ -169,15 +170,16 @@ def _incidents(history: History) -> Iterator[Alert]:
 def _action(history: History, incident: Incident) -> str:
     if not incident.opened.fatal:
         return "The step was skipped, really: neither weights nor moments saw it. Training goes on."
-    answer = history.answer_to(incident)
+    answer, found = history.answer_to(incident), history.diagnoses.get(incident.number)
+    guessed = found is not None and found.finding is Finding.UNKNOWN  # then the answer says why itself
     if answer is not None:
-        return f"{answer.because}. Attempt {answer.attempt} goes on {resume_words(answer.resume_from)}."
+        goes_on = f"{answer.because}. Attempt {answer.attempt} goes on {resume_words(answer.resume_from)}."
+        return goes_on if found is None or guessed else f"{goes_on} A replay showed: {found.because}"
     if history.gave_up is not None:
         return f"Gave up: {history.gave_up.reason}"
-    found = history.diagnoses.get(incident.number)
     if found is not None:
         return f"The worker is stopped. Found: {found.finding}: {found.because}"
-    return "The worker is stopped; waiting for the evaluator to tell which epoch is good to go back to."
+    return "The worker is stopped; what follows is decided when it is known what it was and which epoch is good."
 
 
 def resume_words(manifest: str | None) -> str:

@@ -114,6 +114,7 @@ class Supervisor:
             inbox=inbox,
             free_the_device=self._free_the_device,
             say=screen.say,
+            standby=standby,
         )
         self._trials = Trials(config, recorder)
         self._answers = Answers(
@@ -410,12 +411,15 @@ class Supervisor:
         self._recorder.record(spawned_as(attempt.number, identity))
 
     def _tend_standby(self) -> None:
-        """One waits while a worker trains; it is started after that one's first steps, which it would slow down."""
+        """One waits while a worker trains; it is started after that one's first steps, which it would slow down.
+
+        Where it became a replay, the next one loads beside that, and is there for the worker that follows.
+        """
         if self._standby is None:
             return
         if self._answers.settled or self._interrupt is not None:
             self._standby.close()
-        elif self._worker is not None and self._worker.under_way:
+        elif self._diagnosing.running or (self._worker is not None and self._worker.under_way):
             self._standby.tend()
 
     def _roll_back(self, step: int) -> None:

@@ -162,12 +162,16 @@ def probation_words(event: ProbationEnded) -> str:
 def _planned(event: AttemptPlanned) -> str:
     batch = f"batch {event.batch_size}" + (f" x {event.accumulate}" if event.accumulate > 1 else "")
     warm = f", warm-up over {event.warm_up_steps} steps" if event.warm_up_steps else ""
-    left = f", {len(event.left_out)} images left out" if event.left_out else ""
+    left = f", {_images(len(event.left_out))} left out" if event.left_out else ""
     wait = f", starting in {duration(event.delay_seconds)}" if event.delay_seconds >= 1 else ""
     return (
         f"attempt {event.attempt} {resume_words(event.resume_from)}: {event.because} "
         f"(lr {event.lr:g}, AMP {event.amp}, {batch}{warm}{left}{wait})"
     )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _scored(event: ScoreRecorded) -> str:

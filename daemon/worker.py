@@ -168,19 +168,20 @@ def _judge(
 ) -> tuple[Outcome, Cause | None, str]:
     if record is not None and record.code is ExitCode.FINISHED:
         return Outcome.FINISHED, None, record.message
+    if record is not None and record.code is ExitCode.UNSTABLE and (condemned is None or _by_scores(condemned)):
+        # What the worker saw itself, a step before it was ended, is nearer to the cause than the scores behind it.
+        return Outcome.UNSTABLE, record.cause or Cause.NAN_LOSS, record.message
     if condemned is not None:
         return condemned.outcome, condemned.cause, condemned.message
-    if asked and not (record is not None and record.code is ExitCode.UNSTABLE):
+    if asked:
         return Outcome.STOPPED, None, "stopped on request" if record else "killed on request, without saving"
     if record is None:
         return Outcome.KILLED, Cause.WORKER_CRASHED, f"the worker was killed: {_death(returncode)}"
     match record.code:
-        case ExitCode.FINISHED:
+        case ExitCode.FINISHED | ExitCode.UNSTABLE:
             raise AssertionError("handled above")
         case ExitCode.CRASHED:
             return Outcome.CRASHED, Cause.WORKER_CRASHED, f"the worker crashed: {record.message}"
-        case ExitCode.UNSTABLE:
-            return Outcome.UNSTABLE, record.cause or Cause.NAN_LOSS, record.message
         case ExitCode.OUT_OF_MEMORY:
             return Outcome.OUT_OF_MEMORY, Cause.OUT_OF_MEMORY, record.message
         case ExitCode.STOPPED:
@@ -189,6 +190,10 @@ def _judge(
             return Outcome.PERMANENT, None, record.message
         case _:
             assert_never(record.code)
+
+
+def _by_scores(condemned: Condemned) -> bool:
+    return condemned.outcome is Outcome.UNSTABLE
 
 
 def _death(returncode: int | None) -> str:

@@ -69,6 +69,10 @@ class DrillKind(StrEnum):
     """From then on the run reads one mask with a value that is no class, from a pixel cache of its own."""
     LR_SPIKE = "lr-spike"
     """From then on the last layer grows at every step, as under a far too high rate, until nothing is finite."""
+    LOSS_SPIKE = "loss-spike"
+    """The last features are dead and one class drowns the others: the loss rises at once, stays finite, and stays."""
+    DRIFT_BATCHNORM = "drift-batchnorm"
+    """BatchNorm's running variances become far too large, though finite: training never sees them, every score does."""
 
 
 class Drill(Record):

@@ -22,6 +22,12 @@ log = logging.getLogger(__name__)
 
 OVERFLOWING_WEIGHT = 3e4
 """Below the largest fp16 number, 65504; a sum over a few dozen inputs is above."""
+DEAD = 1e3
+"""What is normed has no values of that size, so that nothing of it passes a ReLU."""
+DROWNING = 40.0
+"""In logits: as many nats as each pixel of another class then costs."""
+DRIFT = 1e12
+"""A momentum of 0.1 takes 260 steps to forget it."""
 GROWTH = 16.0
 """Per step: a loss leaves fp32 after about 30 steps, and fp16 after 4."""
 
@@ -43,6 +49,10 @@ class Drills:
                 _poison(model, kind)
         if self._begins(DrillKind.OVERFLOW, step):
             _overflow(model)
+        if self._begins(DrillKind.LOSS_SPIKE, step):
+            _drown(model)
+        if self._begins(DrillKind.DRIFT_BATCHNORM, step):
+            _drift(model)
         self._grows = self._grows or self._begins(DrillKind.LR_SPIKE, step)
         if self._grows:
             _grow(model)
@@ -103,6 +113,24 @@ def _grow(model: nn.Module) -> None:
     assert layer.bias is not None
     with torch.no_grad():
         layer.bias[-1] = layer.bias[-1].abs().clamp(min=1) * GROWTH
+
+
+def _drown(model: nn.Module) -> None:
+    """No feature is left for the last layer, and so no gradient that would bring them back; one class is far ahead."""
+    norm = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][-1]
+    last = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
+    assert last.bias is not None
+    with torch.no_grad():
+        norm.bias.fill_(-DEAD)
+        last.bias[0] = DROWNING
+
+
+def _drift(model: nn.Module) -> None:
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_var is not None
+                module.running_var.mul_(DRIFT)
 
 
 def _hang() -> NoReturn:

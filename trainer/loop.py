@@ -369,6 +369,8 @@ class Session:
         """The trouble in the journal; where it is fatal, with what it takes to repeat it."""
         directory = None
         if verdict.fatal:
+            # Its weights and moments may take a slow disk longer than any step: no hang.
+            self.journal.write(Phase(time=self.journal.now(), phase="saving"))
             directory = incident.leave(
                 self.spec,
                 verdict,

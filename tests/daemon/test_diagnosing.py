@@ -277,5 +277,5 @@ def test_a_replay_that_hangs_is_ended_with_the_run_and_begun_again_by_the_next(d
     code, output = daemon.run()
     assert code == 0, output
     assert "incident 001 replayed: precision: as the scenario says." in output
-    assert "nan-loss in epoch 2 is the precision: as the scenario says: AMP fp16 -> bf16, learning rate kept" in output
+    assert "nan-loss in epoch 2 is the precision: AMP fp16 -> bf16, learning rate kept" in output
     assert len(replays.read_text().splitlines()) == 2

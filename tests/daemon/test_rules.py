@@ -361,7 +361,7 @@ def test_an_incident_made_on_purpose_is_marked(run):
 
 def test_before_the_answer_the_action_is_to_wait_and_after_it_what_was_done_and_from_where(run):
     run.suffers(Cause.NAN_LOSS)
-    assert "waiting for the evaluator" in holding(run)["nan-loss"].action
+    assert "what follows is decided" in holding(run)["nan-loss"].action
     run.plans(incident=1, because="learning rate 0.001 -> 0.0005", resume_from="checkpoints/checkpoint_epoch7.json")
     assert holding(run)["nan-loss"].action == "learning rate 0.001 -> 0.0005. Attempt 2 goes on from epoch 7."
 
