@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs fault faults soak clean
+.PHONY: run test setup check format lint types layers docs fault faults soak bench-recovery clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -57,3 +57,7 @@ FAULTS ?= 1000
 SEED ?= 1
 soak: setup  ## fault after fault on one run, and the account: make soak FAULTS=100 SEED=3
 	$(BIN)/python -m tests.faults.soak --faults $(FAULTS) --seed $(SEED)
+
+BENCH ?=
+bench-recovery: setup  ## every kind of incident on a small UNet, and the table in docs/recovery.md: half an hour; goes on where it was
+	$(BIN)/python -m tests.bench.recovery --write $(BENCH)

@@ -168,12 +168,12 @@ def _judge(
 ) -> tuple[Outcome, Cause | None, str]:
     if record is not None and record.code is ExitCode.FINISHED:
         return Outcome.FINISHED, None, record.message
-    if record is not None and record.code is ExitCode.UNSTABLE and (condemned is None or _by_scores(condemned)):
-        # What the worker saw itself, a step before it was ended, is nearer to the cause than the scores behind it.
+    if record is not None and record.code is ExitCode.UNSTABLE:
+        # What the worker saw itself is nearer to the cause than scores that fell, or than how long it took to leave.
         return Outcome.UNSTABLE, record.cause or Cause.NAN_LOSS, record.message
-    if condemned is not None:
+    if condemned is not None and not (record is not None and record.code is ExitCode.OUT_OF_MEMORY):
         return condemned.outcome, condemned.cause, condemned.message
-    if asked:
+    if asked and condemned is None:
         return Outcome.STOPPED, None, "stopped on request" if record else "killed on request, without saving"
     if record is None:
         return Outcome.KILLED, Cause.WORKER_CRASHED, f"the worker was killed: {_death(returncode)}"
@@ -190,10 +190,6 @@ def _judge(
             return Outcome.PERMANENT, None, record.message
         case _:
             assert_never(record.code)
-
-
-def _by_scores(condemned: Condemned) -> bool:
-    return condemned.outcome is Outcome.UNSTABLE
 
 
 def _death(returncode: int | None) -> str:
