@@ -53,8 +53,8 @@ def run_demo(directory: Path, console: Console) -> int:
     name = _free_name(runs_dir)
     console.print(
         f"[bold]segwatch demo[/]: a small UNet learns synthetic aerial scenes in {directory}; at step {DRILL.step} its "
-        "loss becomes NaN on purpose.\nWatch it be noticed, rolled back and trained to the end, each epoch scored on "
-        "the test set as it appears.\n",
+        "loss becomes NaN on purpose.\nWatch it be noticed, repeated to find out what it was, and trained to the end, "
+        "each epoch scored on the test set as it appears.\n",
         soft_wrap=True,
         highlight=False,
     )

@@ -159,7 +159,9 @@ class Diagnosing:
     def _begin(self, incident: Incident, now: float) -> Diagnosed | None:
         number = incident.number
         if not (self._place(number) / BATCH).exists():
-            return _unknown(number, "the worker left no batch to repeat")
+            collapsed = incident.opened.cause is Cause.MIOU_COLLAPSE
+            why = "no step went wrong, only the scores fell" if collapsed else "the worker left no batch to repeat"
+            return _unknown(number, why)
         lock = self._lock.acquire()
         if lock is None:
             self._free_the_device()
@@ -183,7 +185,7 @@ class Diagnosing:
         self._running = _Running(number, identity, now + self._limit)
         place = {"pid": identity.pid, "create_time": identity.create_time, "boot": identity.boot}
         self._note(self._noted().model_copy(update=place))
-        self._say(f"incident {number:03d}: replayed to find out what it was, for {self._seconds:g} s at most")
+        self._say(f"incident {number:03d} is replayed, to find out what it was: {self._seconds:g} s at most")
         return None
 
     def _already_known(self, number: int) -> Diagnosed | None:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ..checkpoints.config import CheckpointConfig
 from ..checkpoints.retention import Stored, plan
+from ..trainer.diagnosis import STATE
 from .history import History
 from .members import Epoch
 from .probation import to_go_back_to
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) -> None:
     """A file that cannot be removed is told of in the log; the next round tries again."""
+    _remove_answered(run_dir, history)
     directory = run_dir / "checkpoints"
     present = {path.name for path in directory.iterdir()}  # once: two looks for each of 10,000 epochs take long
     standing = [_stored(present, epoch, history) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
@@ -31,10 +33,23 @@ def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) ->
         in_use={stored.key for stored in standing if f"checkpoints/{stored.manifest}" in resumed_from}
         | ({kept.key} if kept is not None else set()),
     ):
-        try:
-            (directory / name).unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("%s cannot be removed: %s", directory / name, error)
+        _remove(directory / name)
+
+
+def _remove_answered(run_dir: Path, history: History) -> None:
+    """The state at an incident is as large as a checkpoint: kept while the incident is open, and of the newest."""
+    fatal = [incident.number for incident in history.incidents if incident.opened.fatal]
+    still_open = {incident.number for incident in history.open_incidents()}
+    for number in fatal[:-1]:
+        if number not in still_open:
+            _remove(run_dir / "incidents" / f"{number:03d}" / STATE)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)
 
 
 def _stem(epoch: Epoch) -> str:

@@ -24,13 +24,17 @@ def numbers(site: Site, split: str = "test") -> list[int]:
     return sorted(epoch for _, epoch in site.scored_epochs(split))
 
 
-def test_numeric_faults_are_rolled_back_and_told_apart(site: Site) -> None:
-    """A NaN loss, a poisoned BatchNorm statistic and a NaN weight, one after the other in one run."""
+def test_numeric_faults_are_repeated_and_told_apart(site: Site) -> None:
+    """A NaN loss, a poisoned BatchNorm statistic and a NaN weight: what cannot be repeated is believed twice in one
+    place, and the third time the ladder guesses.
+    """
     site.configure(epochs=6)
     drills = ("nan-loss@6", "poison-batchnorm@11", "nan-weights@18")
     code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
     assert code == 0, output
-    assert [spec["lr"] for spec in site.specs()] == [3e-3, 1.5e-3, 7.5e-4, 3.75e-4]
+    assert [site.history.diagnoses[number].finding for number in (1, 2, 3)] == ["transient"] * 3
+    assert [attempt.plan.remedy for attempt in site.history.attempts] == [None, "resume", "resume", "lower-lr"]
+    assert [spec["lr"] for spec in site.specs()] == [3e-3, 3e-3, 3e-3, 1.5e-3]
     assert {spec["amp"] for spec in site.specs()} == {"off"}
     assert numbers(site) == numbers(site, "val") == [1, 2, 3, 4, 5, 6]
     told = [(i.opened.cause.value, str(i.opened.drill)) for i in site.history.incidents]
@@ -42,10 +46,12 @@ def test_numeric_faults_are_rolled_back_and_told_apart(site: Site) -> None:
     log = site.alerts_log()
     assert "nan-loss [DRILL nan-loss@6]" in log
     assert "BatchNorm running statistic" in log
-    assert "learning rate 0.003 -> 0.0015" in log
+    assert "guessed: nan-weights in epoch 5: learning rate 0.003 -> 0.0015" in log
+    assert "device-suspect" in log
     for number in ("001", "002", "003"):
         incident = site.run_dir / "incidents" / number
         assert (incident / "batch.pt").exists()
+        assert (incident / "state.pt").exists() == (number == "003"), "of those that are answered it is not kept"
         strict((incident / "incident.json").read_text())
     alerts = strict(site.segwatch("alerts", "--json")[1])
     assert [(a["code"], a["state"]) for a in alerts if a["drill"]] == [

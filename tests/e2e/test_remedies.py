@@ -1,0 +1,46 @@
+"""Each verdict for real: a worker breaks under `segwatch run`, a replay says why, and the run goes on to its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Site, strict
+
+pytestmark = pytest.mark.e2e
+
+
+def run_with(site: Site, *drills: str, recovery: str) -> str:
+    config = site.place / "run.toml"
+    config.write_text(config.read_text() + recovery)  # its last table
+    code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
+    assert code == 0, output
+    return output
+
+
+def test_precision_and_data_are_told_apart_and_neither_costs_the_learning_rate(site: Site) -> None:
+    site.configure(epochs=6, amp="fp16")
+    output = run_with(site, "overflow@6", "bad-file@14", recovery="undo = false\n")
+    history, specs = site.history, site.specs()
+    assert [history.diagnoses[number].finding for number in (1, 2)] == ["precision", "data"], output
+    assert [attempt.plan.remedy for attempt in history.attempts] == [None, "bf16", "leave-out"]
+    assert [spec["amp"] for spec in specs] == ["fp16", "bf16", "bf16"]
+    assert {spec["lr"] for spec in specs} == {3e-3}
+    facts = strict((site.run_dir / "incidents" / "002" / "worker.json").read_text())
+    assert specs[2]["left_out"] == facts["images"][:1], "the drill spoils the first image of its step"
+    (file,) = strict((site.run_dir / "incidents" / "002" / "diagnosis.json").read_text())["files"]
+    assert (site.run_dir / "incidents" / "002" / file["picture"]).stat().st_size > 1000
+    assert f"the data: {file['image']} left out from here on" in site.alerts_log()
+
+
+def test_memory_costs_the_micro_batch_and_a_rate_that_is_too_high_is_lowered_from_before_it_grew(site: Site) -> None:
+    site.configure(epochs=12)
+    output = run_with(site, "out-of-memory@6", "lr-spike@14", recovery='undo = false\non_collapse = "alert"\n')
+    history, specs = site.history, site.specs()
+    assert [attempt.plan.remedy for attempt in history.attempts] == [None, "micro-batch", "lower-lr"], output
+    assert [(spec["batch_size"], spec["accumulate"]) for spec in specs] == [(4, 1), (2, 2), (2, 2)]
+    assert "BatchNorm sees 2 at a time" in site.alerts_log()
+    assert list(history.diagnoses) == [2], "memory that ran out needs no replay"
+    assert history.diagnoses[2].finding == "learning-rate"
+    assert [spec["lr"] for spec in specs] == [3e-3, 3e-3, 1.5e-3]
+    assert history.attempts[2].plan.resume_step < 14, "from before it grew"
+    assert specs[2]["warm_up_steps"] > 0
