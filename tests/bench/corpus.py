@@ -216,13 +216,16 @@ class Calm:
     name: str
     what: str
     settings: Settings
+    true_of_it: frozenset[str] = frozenset()
+    """Codes of alerts that are right here."""
 
 
 CALM = (
     Calm(
         "slow-evaluation",
-        "every pixel scored some twenty times over",
-        Settings(evaluator='resolution = "native"\nwindow = 16\noverlap = 0.75\nbatch_size = 1'),
+        "every pixel scored four times over, one small window at a time: slower than training",
+        Settings(evaluator='resolution = "native"\nwindow = 16\noverlap = 0.5\nbatch_size = 1'),
+        frozenset({"evaluation-lag"}),
     ),
     Calm("fp16-start", "the scaler finds its scale", Settings(amp="fp16")),
     Calm("cosine-tail", "the rate goes to nothing", Settings(epochs=14, schedule="cosine", patience=4)),

@@ -59,7 +59,7 @@ def outcome(run_dir: Path, kind: Kind | Calm, seed: int, *, exit_code: int, seco
         "weights": line[-1].sha256 if line and history.finished else None,
     }
     if isinstance(kind, Calm):
-        return Result(**common, said=", ".join(_alarms(history, [event for _, event in events])))
+        return Result(**common, said=", ".join(_alarms(history, kind, [event for _, event in events])))
     fatal = list(history.fatal_incidents())
     restarts = sum(attempt.plan.incident is not None for attempt in history.attempts)
     if not fatal:
@@ -82,9 +82,10 @@ def outcome(run_dir: Path, kind: Kind | Calm, seed: int, *, exit_code: int, seco
     )
 
 
-def _alarms(history: History, events: list[object]) -> list[str]:
+def _alarms(history: History, kind: Calm, events: list[object]) -> list[str]:
     alerts = [e for e in events if isinstance(e, AlertChanged) and e.state is AlertState.FIRING]
-    told = [f"{alert.code}: {alert.cause}" for alert in alerts if alert.severity is not Severity.INFO]
+    false = [alert for alert in alerts if alert.severity is not Severity.INFO and alert.code not in kind.true_of_it]
+    told = [f"{alert.code}: {alert.cause}" for alert in false]
     return told + [f"{incident.opened.cause}: {incident.opened.message}" for incident in history.incidents]
 
 

@@ -43,8 +43,8 @@ def written_between(page: str, words: str) -> str:
 
 def _incidents(results: Sequence[Result]) -> list[str]:
     lines = [
-        "| incident | made by | runs | right verdict | healthy again | noticed after | diagnosis |",
-        "|---|---|---|---|---|---|---|",
+        "| incident | what is broken | right answer | runs | right | healthy again | noticed after | diagnosis |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(kind, [r for r in results if r.name == kind.name]) for kind in KINDS]
     return lines
@@ -55,13 +55,9 @@ def _line(kind: Kind, of_kind: list[Result]) -> str:
     seconds = [r.late_seconds for r in of_kind if r.late_seconds is not None]
     took = [r.diagnosis_seconds for r in of_kind if r.diagnosis_seconds is not None]
     steps = f"{_range(late)} steps" if late and kind.name not in {"hang", "kill"} else _times(seconds)
-    right = f"{sum(r.right is True for r in of_kind)}" if of_kind else "-"
-    healthy = f"{sum(r.healthy is True for r in of_kind)}" if of_kind else "-"
-    verdict = kind.finding or "none needed"
-    return (
-        f"| {kind.name} | {kind.what} | {len(of_kind)} | {right}: {verdict}, {kind.remedy} | {healthy} | {steps} | "
-        f"{_times(took)} |"
-    )
+    right, healthy = sum(r.right is True for r in of_kind), sum(r.healthy is True for r in of_kind)
+    answer = kind.remedy if kind.finding is None else f"{kind.finding}: {kind.remedy}"
+    return f"| {kind.name} | {kind.what} | {answer} | {len(of_kind)} | {right} | {healthy} | {steps} | {_times(took)} |"
 
 
 def _summary(results: Sequence[Result], figures: Figures) -> list[str]:
