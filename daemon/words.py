@@ -146,7 +146,7 @@ def _attempt(event: AttemptPlanned | AttemptSpawned | AttemptStarted | AttemptEn
 
 
 def _diagnosed(event: Diagnosed) -> str:
-    took = f" after {duration(event.seconds)}" if event.seconds >= 1 else ""
+    took = f" in {duration(event.seconds)}" if event.seconds >= 1 else ""
     files = f" [{', '.join(event.files)}]" if event.files else ""
     return f"incident {event.incident:03d} replayed{took}: {event.finding}{files}: {event.because}"
 

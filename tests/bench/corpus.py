@@ -174,7 +174,7 @@ KINDS = (
         finding=Finding.TRANSIENT,
         remedy="resume",
         step=66,
-        settings=Settings(amp="fp16"),
+        settings=Settings(epochs=8, amp="fp16"),
         times=8,
     ),
     _kind(
