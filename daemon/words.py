@@ -86,9 +86,7 @@ def sentence(event: Event) -> str | None:
         case DrillFired():
             return f"DRILL {event.drill}: this fault is made on purpose"
         case IncidentOpened():
-            drill = f" [DRILL {event.drill}]" if event.drill else ""
-            place = f"attempt {event.attempt}, epoch {event.epoch}, step {event.step}"
-            return f"INCIDENT {event.number:03d} {event.cause}{drill} ({place}): {event.message}"
+            return _incident(event)
         case Diagnosed():
             return _diagnosed(event)
         case ProbationEnded():
@@ -143,6 +141,12 @@ def _attempt(event: AttemptPlanned | AttemptSpawned | AttemptStarted | AttemptEn
             return f"attempt {event.attempt} ended: {event.message}"
         case AttemptEnded():
             return None  # what went wrong is told by the incident that follows
+
+
+def _incident(event: IncidentOpened) -> str:
+    drill = f" [DRILL {event.drill}]" if event.drill else ""
+    place = f"attempt {event.attempt}, epoch {event.epoch}, step {event.step}"
+    return f"INCIDENT {event.number:03d} {event.cause}{drill} ({place}): {event.message}"
 
 
 def _diagnosed(event: Diagnosed) -> str:
