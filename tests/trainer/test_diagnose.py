@@ -181,6 +181,20 @@ def test_a_rise_that_began_before_every_good_state_cannot_be_repeated(broken):
     assert "before step 3" in diagnosis.because
 
 
+def test_leaving_is_told_as_saving_so_that_a_slow_disk_is_no_hang(broken):
+    spec = broken("nan-loss@6")
+    last = [(line.kind, getattr(line, "phase", None)) for line in lines(spec)][-3:]
+    assert last == [("phase", "saving"), ("trouble", None), ("finished", None)]
+
+
+def test_statistics_that_drifted_are_no_trouble_of_training(make_spec):
+    spec = make_spec(drills=(Drill.parse("drift-batchnorm@8"),))
+    assert train(spec.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+    assert not [line for line in lines(spec) if isinstance(line, Trouble)]
+    weights = torch.load(spec.run_dir / "checkpoints" / "checkpoint_epoch2.pth", weights_only=True)
+    assert min(tensor.max() for name, tensor in weights.items() if name.endswith("running_var")) > 1e6
+
+
 def test_no_file_is_blamed_from_one_good_state(broken):
     spec = broken("bad-file@2", code=ExitCode.CRASHED)
     (spec.run_dir / the_trouble(spec).incident / "state.pt").unlink()
