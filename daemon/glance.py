@@ -120,9 +120,18 @@ def figures(history: History, classes: Sequence[dict[str, Any]]) -> dict[str, An
         "classes": _classes(last, before, history, classes),
         "recent": [[epoch.epoch, miou] for epoch, miou in scored[-RECENT:]],
         "milestones": milestones(scored),
+        "undiagnosed": _undiagnosed(history),
         "on_probation": [] if history.finished else on_trial_words(history),
         **_attended(history),
     }
+
+
+def _undiagnosed(history: History) -> int | None:
+    """The number of the newest incident, where an attempt ended by it and no replay has said yet what it was."""
+    newest = history.incidents[-1] if history.incidents else None
+    if newest is None or not newest.opened.fatal or newest.number in history.diagnoses:
+        return None
+    return newest.number
 
 
 def _attempt(history: History) -> dict[str, Any] | None:

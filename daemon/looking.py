@@ -44,6 +44,8 @@ class Sight:
     phase: str | None = None
     daemon_alive: bool = False
     worker_alive: bool = False
+    replaying: bool = False
+    """It is being found out what the newest incident was."""
     gpus: list[dict[str, Any]] | None = None
     """`None` where no GPU is used, or it does not say in time."""
     siblings: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -55,6 +57,10 @@ class Sight:
 def look_at(run: RunDir) -> Sight:
     """Raises SegwatchError where no run is, or its facts are those of a newer release."""
     return Looker(run).look()
+
+
+def _is_replayed(run_dir: Path, incident: int | None) -> bool:
+    return incident is not None and (run_dir / "incidents" / f"{incident:03d}" / "diagnosis_spec.json").exists()
 
 
 class Looker:
@@ -82,6 +88,7 @@ class Looker:
             phase=phase,
             daemon_alive=alive and figures["stopped"] is None,  # one on another host is taken at its word
             worker_alive=worker_alive,
+            replaying=_is_replayed(run.path, figures["undiagnosed"]),
             gpus=_gpus(attempt["device"]) if worker_alive and not self._alone else None,
             siblings={} if self._alone else dict(_siblings(run.path, figures)),
             wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],

@@ -107,7 +107,9 @@ def _state(sight: Sight) -> tuple[str, float | None]:
         return "starting", figures["created_at"]
     ended = attempt["ended"]
     if ended is not None:
-        return "evaluating" if ended["outcome"] == "finished" else "recovering", ended["at"]
+        if ended["outcome"] == "finished":
+            return "evaluating", ended["at"]
+        return "diagnosing" if sight.replaying else "recovering", ended["at"]
     if attempt["started_at"] is not None:
         return "training", attempt["started_at"]
     began = attempt["last_ended_at"] or figures["created_at"]
