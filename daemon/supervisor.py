@@ -105,26 +105,10 @@ class Supervisor:
         self._worker: Worker | None = None
         self._observer = Observer(run, recorder, screen)
         self._rules = rules.Rules.of(config)
-        self._diagnosing = Diagnosing(
-            run.path,
-            config,
-            recorder,
-            command=diagnosis_command,
-            lock=self._lock,
-            inbox=inbox,
-            free_the_device=self._free_the_device,
-            say=screen.say,
-            standby=standby,
-        )
+        self._diagnosing = self._diagnoses(diagnosis_command)
         self._trials = Trials(config, recorder)
         self._answers = Answers(
-            run,
-            config,
-            recorder,
-            scoring=scoring,
-            diagnosing=self._diagnosing,
-            trials=self._trials,
-            clock=clock,
+            run, config, recorder, scoring=scoring, diagnosing=self._diagnosing, trials=self._trials, clock=clock
         )
         self._desk = Desk(run.path)
         self._interrupt: int | None = None
@@ -136,6 +120,19 @@ class Supervisor:
         self._housekept_at = clock()
         self._tidied_at: float | None = None
         """The newest fact that retention has seen."""
+
+    def _diagnoses(self, command: Sequence[str]) -> Diagnosing:
+        return Diagnosing(
+            self._run.path,
+            self._config,
+            self._recorder,
+            command=command,
+            lock=self._lock,
+            inbox=self._inbox,
+            free_the_device=self._free_the_device,
+            say=self._screen.say,
+            standby=self._standby,
+        )
 
     @property
     def history(self) -> History:
