@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from segwatch.daemon.config import AlertsConfig
-from segwatch.daemon.events import IncidentOpened, Outcome
+from segwatch.daemon.events import IncidentOpened, Outcome, ProbationEnded
 from segwatch.daemon.rules import Rules
 from segwatch.trainer.contract import Cause
 
@@ -108,6 +108,11 @@ def collapses(run, onset_step: int = 40, **evidence: object) -> None:
     )
 
 
+def proves(run) -> None:
+    """The end of the probation of attempt 2."""
+    run.tell(ProbationEnded(attempt=2, incident=1, passed=True, because="it held", epochs=2, miou=0.5))
+
+
 def test_after_the_roll_back_the_collapse_is_over_and_a_new_one_is_a_new_one(run):
     scores(run, 0.3, 0.4, 0.5, 0.2, 0.2)
     collapses(run)
@@ -115,12 +120,13 @@ def test_after_the_roll_back_the_collapse_is_over_and_a_new_one_is_a_new_one(run
     run.moves(1, 5)
     run.plans(incident=1)
     assert due(run) is None
-    scores(run, 0.5, first=4)
+    scores(run, 0.5, 0.5, first=4)
+    proves(run)
     assert alerts(run) == {}
-    scores(run, 0.2, first=5)
-    assert due(run) is None
     scores(run, 0.2, first=6)
-    assert due(run).since.key == (2, 5)
+    assert due(run) is None
+    scores(run, 0.2, first=7)
+    assert due(run).since.key == (2, 6)
 
 
 @pytest.mark.parametrize("cause", [Cause.MIOU_COLLAPSE, Cause.LOSS_SPIKE])
@@ -185,7 +191,9 @@ def test_a_lost_class_costs_one_restart_and_when_it_is_lost_again_it_is_only_tol
     run.moves(1, 4)
     run.moves(1, 5)
     run.plans(incident=1)
-    classes(run, 0.3, 0.0, 0.0, first=4)
+    classes(run, 0.3, 0.3, first=4)
+    proves(run)
+    classes(run, 0.0, 0.0, first=6)
     assert due(run) is None
     assert alerts(run, rolls_back=True) == {"class-collapse": False}
 

@@ -320,9 +320,9 @@ def put(monkeypatch):
     taken: dict[object, list[str]] = {}
     real = outbox_module._Box.put
 
-    def note(box, moment, fact, letter) -> None:
+    def note(box, moment, severity, fact, letter) -> None:
         before = len(box._known)
-        real(box, moment, fact, letter)
+        real(box, moment, severity, fact, letter)
         if len(box._known) > before:
             taken.setdefault(box, []).append(letter.title.rsplit(" ", 1)[-1])
 
