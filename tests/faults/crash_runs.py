@@ -49,6 +49,7 @@ SYSCALLS = (
 )
 SCENARIO = {"steps_per_epoch": 2, "step_seconds": 0.0, "faults": {"1:5": "nan"}, "miou": [0.3, 0.5, 0.4]}
 """Two good epochs, a NaN, a roll-back with the learning rate halved, two epochs more."""
+FINGERPRINTS = {"val": "v", "test": "t"}
 EPOCHS = 4
 RUN_TOML = """\
 [data]
@@ -171,7 +172,7 @@ class ScorerInside:
         self.in_flight = request
         answers: list = []
         fake_evaluator.say = answers.append
-        fake_evaluator.evaluate(SCENARIO, self._spec, request)
+        fake_evaluator.evaluate(SCENARIO, self._spec, request, FINGERPRINTS)
         for answer in answers:
             self._inbox.put(EvaluatorSaid(1, answer))
 
