@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import REMEDY_MARK
+from ..trainer.diagnosis import Finding
 from .alerts import duration, stamp
 from .events import (
     AlertAcknowledged,
@@ -150,6 +151,8 @@ def _incident(event: IncidentOpened) -> str:
 
 
 def _diagnosed(event: Diagnosed) -> str:
+    if event.finding is Finding.UNKNOWN:
+        return f"incident {event.incident:03d}: what it was could not be found out: {event.because}"
     took = f" in {duration(event.seconds)}" if event.seconds >= 1 else ""
     files = f" [{', '.join(event.files)}]" if event.files else ""
     return f"incident {event.incident:03d} replayed{took}: {event.finding}{files}: {event.because}"

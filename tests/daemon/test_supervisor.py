@@ -89,7 +89,7 @@ COLLAPSE = {"step_seconds": 0.08, "miou": [0.3, 0.4, 0.5], "miou_of": {"1:4": 0.
 
 
 def test_scores_that_collapse_send_the_worker_back_to_before_the_onset_with_half_the_rate(daemon):
-    daemon.configure(epochs=9)
+    daemon.configure(epochs=9, extra="undo = false")
     daemon.scenario(**COLLAPSE)
     code, output = daemon.run()
     assert code == 0, output

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from segwatch.daemon.events import Diagnosed
 from segwatch.daemon.words import figure, gain_words, sentence
+from segwatch.trainer.diagnosis import Finding
 
 
 @pytest.fixture
@@ -61,3 +63,10 @@ def test_the_line_of_a_score_without_counts_is_as_short_as_it_can_be(epoch):
     assert sentence(run.scores(committed, "val", 0.5)) == (
         "epoch 1 val : mIoU 50.00 %, FWIoU 50.00 %, pixel accuracy 50.00 % over 3 images in 0.5 s"
     )
+
+
+def test_what_was_not_found_out_is_not_called_replayed():
+    told = sentence(Diagnosed(incident=2, finding=Finding.UNKNOWN, because="only the scores fell"))
+    assert told == "incident 002: what it was could not be found out: only the scores fell"
+    told = sentence(Diagnosed(incident=2, finding=Finding.DATA, because="always", files=("a.png",), seconds=3.2))
+    assert told == "incident 002 replayed in 3 s: data [a.png]: always"
