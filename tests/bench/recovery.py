@@ -1,12 +1,13 @@
 """The corpus of incidents, run and counted: `make bench-recovery`, or `python -m tests.bench.recovery --help`.
 
 Every row is a `segwatch run` of a small real UNet on the CPU in a directory of its own, with its result beside it: what
-was interrupted goes on where it stood. The table is written into docs/recovery.md, between its marks.
+is interrupted goes on with the rows that are not there yet. The table is written into docs/recovery.md, between its marks.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def run_row(row: Row, place: Path, root: Path) -> Result:
     known = directory / RESULT
     if known.exists():
         return Result.model_validate_json(known.read_bytes())
-    directory.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)  # of one that was interrupted: half a run is no measurement
+    directory.mkdir(parents=True)
     write_text(directory / "run.toml", row.kind.settings.toml(root=str(root), seed=row.seed))
     drills = row.kind.drills(row.seed) if isinstance(row.kind, Kind) else ()
     command = [str(SEGWATCH), "run", "run.toml", *(word for drill in drills for word in ("--drill", drill))]
