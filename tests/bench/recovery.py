@@ -1,7 +1,7 @@
 """The corpus of incidents, run and counted: `make bench-recovery`, or `python -m tests.bench.recovery --help`.
 
 Every row is a `segwatch run` of a small real UNet on the CPU in a directory of its own, with its result beside it: what
-is interrupted goes on with the rows that are not there yet. The table is written into docs/recovery.md, between its marks.
+is interrupted goes on with the rows that are not there yet. The table goes into docs/recovery.md, between its marks.
 """
 
 from __future__ import annotations
