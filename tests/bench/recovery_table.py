@@ -7,7 +7,7 @@ from statistics import median
 
 from segwatch.section import Record
 
-from .corpus import CALM, KINDS, REFERENCE, Kind
+from .corpus import CALM, KINDS, REFERENCE, SEEDS, Kind
 from .outcome import Result
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
@@ -67,6 +67,9 @@ def _summary(results: Sequence[Result], figures: Figures) -> list[str]:
     alarmed = [r for r in calm if r.said]
     kinds = ", ".join(f"{one.name} ({one.what})" for one in CALM)
     lines = [
+        f"- {len(broken)} broken runs and {len(calm)} undisturbed ones; the whole corpus has {SEEDS * len(KINDS)} and "
+        f"{SEEDS * len(CALM)}. Seconds are medians, on a machine that did other things besides; those of a diagnosis "
+        "hold the loading of torch, which the standby saves and these runs do without.",
         f"- Right verdict: {_share(right, len(broken))} (asked for: {GOAL:.0%}).",
         f"- Healthy again within two restarts, at 0.98 of the test mIoU before or more: {_share(healthy, len(broken))} "
         f"(asked for: {GOAL:.0%}).",
