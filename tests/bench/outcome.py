@@ -76,7 +76,7 @@ def outcome(run_dir: Path, kind: Kind | Calm, seed: int, *, exit_code: int, seco
         restarts=restarts,
         late_steps=None if step is None else fatal[0].opened.step - step,
         late_seconds=None if moment is None else round(fatal[0].at - moment, 2),
-        diagnosis_seconds=None if found is None else round(found.seconds, 1),
+        diagnosis_seconds=round(found.seconds, 1) if found is not None and found.seconds else None,
         miou_before=before,
         miou_after=after,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from segwatch.section import Record
+from segwatch.trainer.diagnosis import Finding
 
 from .corpus import CALM, KINDS, REFERENCE, SEEDS, Kind
 from .outcome import Result
@@ -53,10 +54,11 @@ def _incidents(results: Sequence[Result]) -> list[str]:
 def _line(kind: Kind, of_kind: list[Result]) -> str:
     late = [r.late_steps for r in of_kind if r.late_steps is not None]
     seconds = [r.late_seconds for r in of_kind if r.late_seconds is not None]
-    took = [r.diagnosis_seconds for r in of_kind if r.diagnosis_seconds is not None]
+    took = [r.diagnosis_seconds for r in of_kind if r.diagnosis_seconds]
     steps = f"{_range(late)} steps" if late and kind.name not in {"hang", "kill"} else _times(seconds)
     right, healthy = sum(r.right is True for r in of_kind), sum(r.healthy is True for r in of_kind)
-    answer = kind.remedy if kind.finding is None else f"{kind.finding}: {kind.remedy}"
+    guessed = " (guessed)" if kind.finding is Finding.UNKNOWN else ""
+    answer = kind.remedy if kind.finding is None else f"{kind.finding}: {kind.remedy}{guessed}"
     return f"| {kind.name} | {kind.what} | {answer} | {len(of_kind)} | {right} | {healthy} | {steps} | {_times(took)} |"
 
 
