@@ -108,6 +108,8 @@ def main() -> int:
     if not (root / "classes.toml").exists():
         write_scenes(root, counts=IMAGES, size=SIZE, seed=1)
     wanted = rows(arguments.kinds, arguments.seeds)
+    if arguments.known:
+        wanted = [row for row in wanted if (place / row.name / RESULT).exists()]
     results = _run_all(wanted, place, root, jobs=arguments.jobs)
     figures = _figures(place, arguments.restarts)
     words = table(results, figures)
@@ -124,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--directory", type=Path, default=Path("build/recovery"), help="what is there is not run again")
     parser.add_argument("--restarts", type=int, default=3, help="rounds of the comparison with a bare loop; 0: none")
+    parser.add_argument("--known", action="store_true", help="start nothing: the table of what is there")
     parser.add_argument("--write", action="store_true", help="the table into docs/recovery.md")
     return parser.parse_args()
 
