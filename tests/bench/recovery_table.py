@@ -11,7 +11,7 @@ from segwatch.trainer.diagnosis import Finding
 from .corpus import CALM, KINDS, REFERENCE, SEEDS, Kind
 from .outcome import Result
 
-BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+BEGIN, END = "<!-- corpus: begin -->", "<!-- corpus: end -->"
 GOAL = 0.95
 
 
