@@ -35,6 +35,8 @@ LIMIT_SECONDS = 900.0
 POLL_SECONDS = 0.02
 RESULT = "result.json"
 FIGURES = "figures.json"
+STOPPED = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
+"""Exit codes of a run that a person ended together with this."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def rows(names: list[str], seeds: int) -> list[Row]:
 
 
 def run_row(row: Row, place: Path, root: Path) -> Result:
-    """Run it, unless its result lies there. Raises OSError, TimeoutExpired."""
+    """Run it, unless its result lies there. Raises OSError, TimeoutExpired, KeyboardInterrupt."""
     directory = place / row.name
     known = directory / RESULT
     if known.exists():
@@ -75,6 +77,8 @@ def run_row(row: Row, place: Path, root: Path) -> Result:
         if daemon.poll() is None:
             daemon.terminate()
             daemon.wait(60)
+    if code in STOPPED:
+        raise KeyboardInterrupt(f"{row.name} was stopped: no measurement")
     result = outcome(directory / "runs" / "run", row.kind, row.seed, exit_code=code, seconds=time.monotonic() - began)
     write_text(known, result.model_dump_json(indent=1) + "\n")
     return result
