@@ -109,7 +109,7 @@ def test_a_reader_who_leaves_ends_nothing(monkeypatch):
         def write(self, text):
             raise BrokenPipeError
 
-    monkeypatch.setattr("segwatch.daemon.screen._look_away", lambda: None)
+    monkeypatch.setattr("segwatch.daemon.terminal.look_away", lambda: None)
     JsonScreen(JsonConsole(Broken())).handle(1.0, ALERT)
     assert sys.stdout is not None
 
