@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from segwatch.daemon import upkeep, views
+from segwatch.daemon import looking, upkeep, verdict
 from segwatch.daemon.events import Outcome
 from segwatch.daemon.worker import Condemned, ending_of
 from segwatch.trainer.contract import EXIT, Cause, ExitCode, ExitRecord
@@ -51,8 +52,8 @@ def test_a_run_whose_incident_is_repeated_says_so(night):
     night.trains(1)
     night.meets_a_nan()
     night.replay()
-    look = views.Look(night.world.run, night.history, progress=None, daemon_alive=True, worker_alive=False)
-    assert views.status(look)["state"] == "diagnosing"
+    seen = replace(looking.look_at(night.world.run), daemon_alive=True)
+    assert verdict.status(seen)["state"] == "diagnosing"
     night.world.diagnosis_finds(finding="transient")
 
 
