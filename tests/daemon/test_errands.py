@@ -58,7 +58,7 @@ def test_its_death_is_told_with_its_last_words():
 def test_whoever_stops_listening_ends_it_and_nothing_of_it_is_left():
     answers = send(saying(SPOILED.model_dump_json(), then="time.sleep(600)"), TASK)
     assert next(answers) == SPOILED
-    (process,) = psutil.Process().children()
+    (process,) = (child for child in psutil.Process().children() if "sleep(600)" in " ".join(child.cmdline()))
     place = Path(process.cmdline()[-1]).parent
     assert place.is_dir()
     answers.close()
