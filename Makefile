@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
 
-# A file's tests stay in one process: many share what their module has trained.
-JOBS ?= 2
+# More processes than cores: most tests wait for a daemon. A file's tests stay together: many share what it has trained.
+JOBS ?= 3
 test: setup  ## all tests
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 

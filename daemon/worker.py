@@ -173,7 +173,8 @@ def _judge(
         return Outcome.UNSTABLE, record.cause or Cause.NAN_LOSS, record.message
     if condemned is not None and not (record is not None and record.code is ExitCode.OUT_OF_MEMORY):
         return condemned.outcome, condemned.cause, condemned.message
-    if asked and condemned is None:
+    own_fault = record is not None and record.code in {ExitCode.OUT_OF_MEMORY, ExitCode.CRASHED}
+    if asked and condemned is None and not own_fault:  # one that broke while it was asked has an incident to tell
         return Outcome.STOPPED, None, "stopped on request" if record else "killed on request, without saving"
     if record is None:
         return Outcome.KILLED, Cause.WORKER_CRASHED, f"the worker was killed: {_death(returncode)}"

@@ -45,6 +45,7 @@ whole_run = 1000000
 backoff_limit_seconds = 0.05
 wait_for_scores_seconds = 5
 lr_factor = 0.99
+standby = false
 """
 WATCH = """hang_floor_seconds = 1.0
 loading_seconds = 30.0
