@@ -129,7 +129,7 @@ KILLS = ("pwrite64:when=120", "rename:when=9", "fsync:when=14", "unlink:when=20"
     provoked="`strace` around `segwatch run`, five kills in one run with a NaN and a crash",
 )
 def test_one_run_survives_one_daemon_after_the_other(daemon, tmp_path, provoked, nothing_else_broke):
-    daemon.configure(epochs=8)
+    daemon.configure(epochs=8, extra="undo = false")
     daemon.scenario(faults={"1:10": "nan", "2:18": "crash"}, miou=[0.3, 0.4, 0.5], step_seconds=0.1)
     for kill in KILLS:
         name, when = kill.split(":")
