@@ -229,6 +229,28 @@ def on_cpu(value: Any) -> Any:
             return value
 
 
+def copied_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy on the CPU as `commit` writes it: contiguous. Nothing in it is shared with `weights`."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    return {
+        name: tensor.clone() if tensor.data_ptr() == weights[name].data_ptr() else tensor
+        for name, tensor in plain.items()
+    }
+
+
+def copied(value: Any) -> Any:
+    """`on_cpu`, sharing nothing with `value`."""
+    match value:
+        case Tensor():
+            return value.detach().to("cpu", copy=True)
+        case Mapping():
+            return {key: copied(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return type(value)(copied(entry) for entry in value)
+        case _:
+            return value
+
+
 def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     match tree:
         case Tensor():

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import files
-from ..checkpoints.manifest import Architecture, Manifest, Role
+from ..checkpoints.manifest import Architecture, Role
 from ..data.augment import Augmentation, describe
 from ..data.batches import Batch, epoch_order, load_batch
 from ..data.cache import PixelCache, open_cache
@@ -221,10 +221,13 @@ class Session:
         except StopAskedError:
             if self.journal.reached.stepped and self.position.step_in_epoch:  # else a checkpoint is there already
                 self._save_recovery()
+            self._saver.settle()
             raise
+        self._saver.settle()
 
     def close(self) -> None:
-        self._curves.close()
+        with closing(self._curves):
+            self._saver.close()
 
     def _begin(self) -> None:
         """Say what is really in force, and leave a checkpoint to come back to before anything can go wrong."""
@@ -238,6 +241,7 @@ class Session:
             raise StopAskedError
         if self.spec.resume_from is None and not self._saver.has_initial():
             self._save(Role.INITIAL)
+            self._saver.settle()
         self.journal.write(Phase(time=self.journal.now(), phase="first-step"))
 
     def _log_recipe(self) -> None:
@@ -261,6 +265,7 @@ class Session:
                 raise StopAskedError
             with self._leaving_a_crash(indices):
                 self._step(indices)
+            self._saver.tend()
             if self._saver.seconds_since() >= self.spec.recovery_seconds:
                 self._save_recovery()
                 self.journal.write(Phase(time=self.journal.now(), phase="training"))
@@ -350,8 +355,11 @@ class Session:
 
     def _check_state(self, when: str) -> Verdict | None:
         """Every parameter, buffer and optimizer tensor, with names; the host waits for it."""
-        names = files.poisoned_tensors(self.model.state_dict())
-        names += files.nonfinite_tensors({"optimizer": self.optimizer.state_dict()["state"]})
+        return self._check(self.model.state_dict(), self.optimizer.state_dict(), when)
+
+    def _check(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], when: str) -> Verdict | None:
+        """The same of a state that was taken out."""
+        names = files.poisoned_tensors(weights) + files.nonfinite_tensors({"optimizer": optimizer["state"]})
         return nan_weights(self.position.step, names, when=when) if names else None
 
     def _report(self, verdict: Verdict) -> None:
@@ -369,6 +377,7 @@ class Session:
         """The trouble in the journal; where it is fatal, with what it takes to repeat it."""
         directory = None
         if verdict.fatal:
+            self._saver.finish()
             # Its weights and moments may take a slow disk longer than any step: no hang.
             self.journal.write(Phase(time=self.journal.now(), phase="saving"))
             directory = incident.leave(
@@ -403,27 +412,28 @@ class Session:
         train_loss = self.position.loss_sum / self.position.images if self.position.images else None
         self.position.next_epoch()
         self._save(Role.EPOCH, train_loss=train_loss)
-        self.journal.reached.epoch = self.position.epoch
-        log.info("epoch %d of %d is saved: train loss %s", self.position.epoch, self.spec.epochs, train_loss)
         if self.position.epoch < self.spec.epochs:
             self.journal.write(Phase(time=self.journal.now(), phase="training"))
 
     def _save_recovery(self) -> None:
         self._observe(wait=True)
-        self._saver.make_room(self.position)
-        self._saver.prune(newest=self._save(Role.RECOVERY))
+        self._save(Role.RECOVERY)
 
-    def _save(self, role: Role, *, train_loss: float | None = None) -> Manifest:
-        """Commit what there is; where something in it is not finite, raise UnstableError and write nothing."""
+    def _save(self, role: Role, *, train_loss: float | None = None) -> None:
+        """Begin to commit what there is; where something in it is not finite, raise UnstableError and write nothing.
+
+        What is looked at is the very copy that is written.
+        """
         self.position.scaler_steps = self._health.scaler_steps
         self.position.losses, self.position.losses_lr = self._health.losses.known(), self._lr()
-        verdict = self._check_state(f"before the {role} checkpoint was written")
+        state = resume.capture(self.spec, self.optimizer, self.precision, self.position)
+        held = self._saver.hold(self.model.state_dict(), state)
+        verdict = self._check(held.weights, held.state["optimizer"], f"before the {role} checkpoint was written")
         if verdict is not None:
             self._report(verdict)
-        state = resume.capture(self.spec, self.optimizer, self.precision, self.position)
-        return self._saver.save(
-            role, self.position, weights=self.model.state_dict(), state=state, train_loss=train_loss
-        )
+        if role is Role.RECOVERY:
+            self._saver.make_room(self.position)
+        self._saver.save(role, self.position, held, train_loss=train_loss)
 
     def _tell(self) -> None:
         if self._last is not None:
