@@ -156,8 +156,25 @@ def poisoned_tensors(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def largest_magnitudes(tensors: list[Tensor]) -> list[Tensor]:
-    """The largest |x| of each tensor, on its device. Finite just where the tensor is: a 2-norm would overflow first."""
+    """The largest |x| of each tensor, on its device. Finite just where the tensor is: a 2-norm would overflow first.
+
+    None of them empty, and all on one device. On the CPU by minimum and maximum, which NaN goes through as well: torch
+    has no vector instructions for a norm of order infinity there, and takes eight times as long for it.
+    """
+    if tensors and tensors[0].device.type == "cpu":
+        extremes = (torch.aminmax(in_memory_order(tensor)) for tensor in tensors)
+        return [torch.maximum(-least, largest) for least, largest in extremes]
     return list(torch._foreach_norm(tensors, ord=float("inf")))  # noqa: SLF001  the batched norm that clip_grad_norm_ uses
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """The same numbers (n,) as they lie in memory, without a copy where they lie without gaps, in whatever layout.
+
+    A reduction over all of a channels_last tensor walks across its memory on the CPU, ten times as slowly as along it.
+    """
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.reshape(-1)
 
 
 class _Hashing:

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.files import in_memory_order
 from ..data.batches import load_batch, to_device
 from ..data.cache import LabelCache, PixelCache
 from ..data.resolved import IGNORE_INDEX
 from .statistics import PerImage
 from .windows import WHOLE, Band, Window, enlarged, logits_of, moved
 
+BYTE = 256
+"""Cells that a byte can number: those of up to 15 classes."""
 LANES = 64
 """Copies of the matrix that a GPU counts into: most pixels are of one class, and would queue for one cell."""
 
@@ -158,10 +161,23 @@ class _BatchCounts:
         """Bands of logits (N, C, rows, W) against uint8 masks (N, H, W)."""
         image = torch.arange(len(self.indices), device=self.device)[:, None, None] * (self._classes + 1)
         for top, logits in bands:
-            rows = truth[:, top : top + logits.shape[2]].to(torch.int64)
+            rows = truth[:, top : top + logits.shape[2]]
             self.counted += (rows != IGNORE_INDEX).sum()
-            cells = rows.clamp_(max=self._classes).add_(image).mul_(self._classes).add_(logits.argmax(dim=1))
+            predicted = logits.argmax(dim=1)
+            if self.device.type == "cpu" and (self._classes + 1) * self._classes <= BYTE:
+                self._count_bytes(rows, predicted.to(torch.uint8))
+                continue
+            cells = rows.to(torch.int64).clamp_(max=self._classes).add_(image).mul_(self._classes).add_(predicted)
             self._cells += count(cells.flatten(), self._cells.numel())
+
+    def _count_bytes(self, truth: Tensor, predicted: Tensor) -> None:
+        """Image by image, with a cell's number in a byte: an eighth of the memory to go through, and ten times as fast.
+
+        What goes beyond the classes of the network is counted as ignored here, and found by `_Counter.read`.
+        """
+        cells = truth.clamp(max=self._classes).mul_(self._classes).add_(predicted)
+        bins = (self._classes + 1) * self._classes
+        self._cells += torch.cat([torch.bincount(image.flatten(), minlength=bins) for image in cells])
 
 
 class _Counter:
@@ -213,7 +229,7 @@ def finite_images(logits: Tensor) -> Tensor:
 
     NaN goes through a minimum and a maximum, so that two reductions see it without a mask as large as the logits.
     """
-    return torch.stack([torch.stack(image.aminmax()).isfinite().all() for image in logits])
+    return torch.stack([torch.stack(in_memory_order(image[None]).aminmax()).isfinite().all() for image in logits])
 
 
 def count(cells: Tensor, bins: int) -> Tensor:
