@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs fault faults soak bench-recovery clean
+.PHONY: run test setup check format lint types layers docs fault faults soak bench bench-recovery clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -62,3 +62,6 @@ soak: setup  ## fault after fault on one run, and the account: make soak FAULTS=
 BENCH ?=
 bench-recovery: setup  ## every kind of incident on a small UNet, and the table in docs/recovery.md: half an hour; goes on where it was
 	$(BIN)/python -m tests.bench.recovery --write $(BENCH)
+
+bench: setup  ## every part against its peer or floor, and docs/performance.md: a quarter of an hour. Or PARTS="step loss"
+	$(BIN)/python -m tests.bench $(PARTS)

@@ -1,0 +1,85 @@
+"""Loading pairs and auditing masks, against the common way and against the decoder alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from segwatch.data.batches import Batch, load_batch, to_device
+from segwatch.data.cache import decode_pair, open_cache
+from segwatch.data.masks import describe_mask
+from segwatch.data.resolved import Pair
+
+from .common_way import load_pair
+from .scenes import IDS, make_data
+from .table import Row, Times, at_most, by_turns, faster, growth
+
+SCALE = 0.25
+SIZES = ((1024, 1224), (2048, 2448))
+MASKS = 8
+
+
+def loading(place: Path, rounds: int = 5, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Row]:
+    """A pair until it is two tensors: at first sight, and from the cache."""
+    first, cached = [], []
+    for height, width in sizes:
+        data = make_data(place / f"scenes-{width}", size=(height, width), train=1, scale=SCALE)
+        pair, lookup = data.splits["train"][0], data.lookup
+        cache = open_cache(data, "train", place / "cache")
+
+        def at_first_sight(data=data, pair=pair, lookup=lookup) -> object:
+            entry = torch.from_numpy(decode_pair(data.root, pair, data.scale, lookup).transpose(2, 0, 1)[None])
+            return to_device(Batch(entry[:, :3], entry[:, 3], (pair.image,)), "cpu")
+
+        def common(data=data, pair=pair) -> object:
+            return load_pair(data.root / pair.image, data.root / pair.mask, data.scale, IDS)
+
+        size = f"{width}x{height} at {SCALE:g}"
+        first.append(by_turns(at_first_sight, common, rounds))
+        yield faster("loading", "first sight", size, first[-1], against="common way", goal=4)
+        floor = by_turns(at_first_sight, lambda data=data, pair=pair: _decoders(data.root, pair), rounds)
+        what, note = "first sight", "a mask is decoded whole, whatever the scale: PNG has no draft"
+        yield at_most("loading", what, size, floor, against="decoders alone", goal=1.2, note=note)
+        cached.append(by_turns(lambda cache=cache: to_device(load_batch(cache, [0]), "cpu"), common, rounds))
+        yield faster("loading", "from the cache", size, cached[-1], against="common way", goal=30)
+    work = [height * width for height, width in sizes]
+    yield growth("loading", "first sight", work, [times.mine for times in first])
+    yield growth("loading", "from the cache", work, [times.mine for times in cached])
+
+
+def audit(place: Path, rounds: int = 5, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Row]:
+    """Masks read for their ids by all cores, against the PNG decoder alone on as many."""
+    taken = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as cores:
+        for height, width in sizes:
+            data = make_data(place / f"scenes-{width}", size=(height, width), train=1, scale=SCALE)
+            masks = [data.root / data.splits["train"][0].mask] * MASKS
+            taken.append(_audited(cores, masks, rounds))
+            size = f"{MASKS} masks of {width}x{height}"
+            yield at_most("audit", "ids of masks", size, taken[-1], against="PNG decoder", goal=1.2)
+    work = [height * width for height, width in sizes]
+    yield growth("audit", "ids of masks", work, [times.mine for times in taken])
+
+
+def _audited(cores: ThreadPoolExecutor, masks: list[Path], rounds: int) -> Times:
+    def each(read: Callable[[Path], object]) -> Callable[[], object]:
+        return lambda: list(cores.map(read, masks))
+
+    return by_turns(each(describe_mask), each(_decoded), rounds)
+
+
+def _decoders(root: Path, pair: Pair) -> None:
+    """JPEG in the draft nearest to the scale, and PNG: nobody who reads these files does less."""
+    with Image.open(root / pair.image) as image:
+        image.draft("RGB", (int(SCALE * image.width), int(SCALE * image.height)))
+        image.load()
+    _decoded(root / pair.mask)
+
+
+def _decoded(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()

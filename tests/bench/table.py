@@ -1,0 +1,163 @@
+"""What a benchmark says: rows, how they are timed side by side, and the page. Knows nothing about what is measured."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+HOW = """\
+Every part runs beside its peer or its floor in the same minute, by turns, and the medians are compared: the ratio
+holds on a busy machine too, the seconds only on this one. Growth is the exponent between two sizes: 1 is linear in the
+amount of work. The common way is re-created in `tests/bench/common_way.py`, as the widespread UNet code and its forks
+do it: decode the full image, resize it bicubically, loop over the mask's values; a step in NCHW float32 with three
+`.item()`; a fresh process for each checkpoint.
+
+`make bench` repeats it on the machine at hand and writes this page; `make bench PARTS="loading counting"` runs some
+parts and prints them. With a GPU the training and scoring parts run there.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison."""
+
+    part: str
+    what: str
+    size: str
+    ours: str
+    other: str
+    against: str
+    ratio: float | None
+    goal: str
+    met: bool | None
+    note: str = ""
+
+    def cells(self) -> str:
+        verdict = {True: "yes", False: "**no**", None: ""}[self.met]
+        ratio = "" if self.ratio is None else f"{self.ratio:.3g}"
+        fields = (
+            self.what,
+            self.size,
+            self.ours,
+            f"{self.other} ({self.against})",
+            ratio,
+            self.goal,
+            verdict,
+            self.note,
+        )
+        return "| " + " | ".join(fields) + " |"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of two ways, each measured as often, by turns."""
+
+    ours: tuple[float, ...]
+    other: tuple[float, ...]
+
+    @property
+    def mine(self) -> float:
+        return median(self.ours)
+
+    @property
+    def theirs(self) -> float:
+        return median(self.other)
+
+
+def by_turns(ours: Callable[[], object], other: Callable[[], object], rounds: int = 5) -> Times:
+    """Each once to warm up, then `rounds` times in turn."""
+    ours()
+    other()
+    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    return Times(*(tuple(column) for column in zip(*pairs, strict=True)))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def faster(part: str, what: str, size: str, times: Times, *, against: str, goal: float | None, note: str = "") -> Row:
+    """`goal`: how many times as fast as the other it should be."""
+    ratio = times.theirs / times.mine
+    return Row(
+        part, what, size, spoken(times.mine), spoken(times.theirs), against, ratio,
+        "" if goal is None else f"{goal:g} x as fast", None if goal is None else ratio >= goal, note,
+    )  # fmt: skip
+
+
+def at_most(part: str, what: str, size: str, times: Times, *, against: str, goal: float | None, note: str = "") -> Row:
+    """`goal`: how many times as long as the other it may take."""
+    ratio = times.mine / times.theirs
+    return Row(
+        part, what, size, spoken(times.mine), spoken(times.theirs), against, ratio,
+        "" if goal is None else f"at most {goal:g} x", None if goal is None else ratio <= goal, note,
+    )  # fmt: skip
+
+
+def below(part: str, what: str, size: str, value: float, limit: float, unit: str, note: str = "") -> Row:
+    """A figure that has a limit of its own."""
+    goal = f"under {limit:g} {unit}"
+    return Row(
+        part, what, size, f"{value:.3g} {unit}", f"{limit:g} {unit}", "limit", value / limit, goal, value < limit, note
+    )
+
+
+def growth(part: str, what: str, work: Sequence[float], taken: Sequence[float]) -> Row:
+    """The exponent of time over work, between the smaller and the larger size."""
+    exponent = math.log(taken[-1] / taken[0]) / math.log(work[-1] / work[0])
+    size = f"{work[-1] / work[0]:.3g} x the work"
+    return Row(
+        part, f"{what}: growth", size, spoken(taken[-1]), spoken(taken[0]), "the smaller size", exponent, "", None
+    )
+
+
+def spoken(taken: float) -> str:
+    if taken < 1e-3:
+        return f"{taken * 1e6:.3g} us"
+    return f"{taken * 1e3:.3g} ms" if taken < 1 else f"{taken:.3g} s"
+
+
+def machine() -> str:
+    """In words."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    model = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        names = [line.split(":")[1].strip() for line in information.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    load = os.getloadavg()[0]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{cores} cores of {model} ({torch.backends.cpu.get_cpu_capability()}), {gpu}, {platform.system()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads; "
+        f"load average {load:.1f} at the end."
+    )
+
+
+def page(rows: Sequence[Row], failed: dict[str, str], *, machine: str, minutes: float, command: str) -> str:
+    """docs/performance.md."""
+    missed = [row for row in rows if row.met is False]
+    lines = ["# Performance", "", HOW, f"Measured by `{command}` in {minutes:.0f} minutes on {machine}", ""]
+    for part in dict.fromkeys(row.part for row in rows):
+        lines += [f"## {part.capitalize()}", "", "| what | size | segwatch | against | ratio | goal | met | |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += [row.cells() for row in rows if row.part == part] + [""]
+    lines += ["## Goals that are missed", ""]
+    lines += [
+        f"- {row.part}, {row.what}, {row.size}: {row.ratio:.3g}, and the goal is {row.goal}. {row.note}"
+        for row in missed
+    ]
+    lines += [] if missed else ["None."]
+    if failed:
+        lines += ["", "## Not measured", "", *(f"- {part}: {why}" for part, why in failed.items())]
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,262 @@
+"""The training step, its loss, its checks, the whole loop and its checkpoints, on the CPU or on a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from segwatch.checkpoints import files
+from segwatch.checkpoints.manifest import Architecture, Role
+from segwatch.data.batches import Batch
+from segwatch.durable import read_lines
+from segwatch.trainer import resume
+from segwatch.trainer.__main__ import run
+from segwatch.trainer.config import LossConfig
+from segwatch.trainer.contract import JOURNAL, JOURNAL_LINE, AttemptSpec, CheckpointLine, ExitCode, Phase
+from segwatch.trainer.drills import Drills
+from segwatch.trainer.health import STATE_CHECK_STEPS, Health, Readback, Reading
+from segwatch.trainer.journal import Journal
+from segwatch.trainer.loop import build_model
+from segwatch.trainer.losses import SegmentationLoss
+from segwatch.trainer.optim import Precision, build_optimizer
+from segwatch.trainer.saving import Saver
+from segwatch.trainer.step import Stepper
+from torch import Tensor, nn
+
+from .common_way import Steps
+from .scenes import CLASSES, make_data, make_spec
+from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds
+
+Shape = tuple[int, int, int, int]
+"""(base channels, images, height, width)."""
+SMALL: Shape = (16, 2, 96, 128)
+LARGE: Shape = (16, 4, 192, 256)
+PUBLISHED: Shape = (64, 4, 180, 240)
+"""The common code's own size: 5.4 s a step in its way on two cores, so it is measured three times."""
+ON_GPU: Shape = (64, 4, 512, 612)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def named(shape: Shape) -> str:
+    base, images, height, width = shape
+    return f"UNet-{base}, {images}x3x{height}x{width}"
+
+
+def waited(work: Callable[[], object]) -> Callable[[], object]:
+    """With the GPU's own time in it."""
+
+    def until_done() -> None:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return until_done
+
+
+class Ours:
+    """The worker's own step on one synthetic batch that is there already."""
+
+    def __init__(self, spec: AttemptSpec, shape: Shape) -> None:
+        _, images, height, width = shape
+        on = device()
+        self.spec = spec
+        self.model = build_model(spec, classes=CLASSES, device=on).train()
+        self.optimizer = build_optimizer(spec, self.model.parameters())
+        self.precision = Precision(spec.amp, on)
+        self._stepper = Stepper(
+            self.model, self.optimizer, self.precision, spec, on, classes=CLASSES, drills=Drills((), None)
+        )
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (images, height, width, 3), dtype=torch.uint8, generator=generator)
+        self.masks = torch.randint(0, CLASSES, (images, height, width), dtype=torch.uint8, generator=generator)
+        self.batch = Batch(pixels.permute(0, 3, 1, 2), self.masks, tuple(map(str, range(images))))
+
+    def step(self) -> Tensor:
+        return self._stepper.take(1, [self.batch], images=len(self.batch.names))
+
+    def common(self) -> Callable[[], object]:
+        """The same work in the common way, which also gets its floats made beforehand."""
+        steps = Steps(classes=CLASSES, base_channels=self.spec.model.base_channels, device=device())
+        images, masks = self.batch.images.float().div(255).contiguous(), self.masks.long()
+        return waited(lambda: steps.step(images, masks))
+
+
+def ours(place: Path, shape: Shape, **values: object) -> Ours:
+    data = make_data(place / "scenes-small", size=(192, 192), train=2)
+    run_dir = place / f"run-{time.monotonic_ns()}"
+    return Ours(make_spec(run_dir, data, model={"base_channels": shape[0]}, batch_size=shape[1], **values), shape)
+
+
+def step(place: Path, rounds: int = 5) -> Iterator[Row]:
+    """In float32 and bf16 against the common way, which is float32."""
+    goal = 3 if device().type == "cuda" else 2.5
+    taken = []
+    shapes = (SMALL, LARGE, ON_GPU if device().type == "cuda" else PUBLISHED)
+    for shape in shapes:
+        mine = ours(place, shape)
+        times = by_turns(waited(mine.step), mine.common(), rounds if shape != PUBLISHED else 3)
+        taken.append(times.mine)
+        yield faster("step", "float32", named(shape), times, against="common way", goal=goal)
+    half = ours(place, LARGE, amp="bf16")
+    times = by_turns(waited(half.step), half.common(), rounds)
+    note = "" if _has_bf16() else "this CPU has no bf16 arithmetic (AMX or AVX512-BF16): torch emulates it"
+    yield faster("step", "bf16", named(LARGE), times, against="common way", goal=4, note=note)
+    yield growth("step", "float32", [shape[1] * shape[2] * shape[3] for shape in shapes[:2]], taken[:2])
+
+
+def _has_bf16() -> bool:
+    if device().type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
+
+
+def compiled(place: Path, rounds: int = 5) -> Iterator[Row]:
+    """torch.compile over the network, against the same step without it."""
+    plain = ours(place, LARGE)
+    tuned = ours(place, LARGE)
+    warm = seconds(lambda: tuned.model.compile() or tuned.step())
+    times = by_turns(waited(tuned.step), waited(plain.step), rounds)
+    note = f"its first step took {warm:.0f} s; segwatch trains without it"
+    yield faster("step", "torch.compile", named(LARGE), times, against="without", goal=None, note=note)
+
+
+def loss_share(place: Path, rounds: int = 5) -> Iterator[Row]:
+    """Cross-entropy and Dice, forward and backward, within a step."""
+    for shape in (SMALL, LARGE):
+        mine = ours(place, shape)
+        _, images, height, width = shape
+        loss = SegmentationLoss(LossConfig(), classes=CLASSES, device=device())
+        logits = torch.randn(images, CLASSES, height, width, device=device(), requires_grad=True)
+        logits = logits.to(memory_format=torch.channels_last).detach().requires_grad_()
+        masks = mine.masks.long().to(device())
+        times = by_turns(waited(lambda: loss(logits, masks).backward()), waited(mine.step), rounds)
+        yield at_most("step", "share of the loss", named(shape), times, against="whole step", goal=0.1)
+
+
+def checks(place: Path, rounds: int = 9) -> Iterator[Row]:
+    """What is looked at after each step, against clip_grad_norm_, which both ways need."""
+    for shape in (SMALL, (64, 1, 32, 32)):
+        mine = ours(place, shape)
+        mine.step()
+        parameters = list(mine.model.parameters())
+        state = [tensor for tensor in mine.model.state_dict().values() if tensor.is_floating_point()]
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        loss, scale, on = torch.ones((), device=device()), torch.ones((), device=device()), device()
+        readback: Readback[int] = Readback(on)
+        health, number = Health(mine.spec.amp), 0
+
+        def look() -> None:
+            nonlocal number
+            for _ in range(STATE_CHECK_STEPS):
+                number += 1
+                found = (~(norm.isfinite() & loss.isfinite())).float()
+                flag = torch.ones(1, device=on)
+                if number % STATE_CHECK_STEPS == 0:
+                    flag = torch.stack(files.largest_magnitudes(state)).isfinite().all().float().view(1)
+                readback.put(torch.cat([torch.stack([loss, norm, found, scale]), flag]), number)
+                for step, (value, size, skipped, _, _) in readback.take():
+                    health.observe(Reading(step, value, size, bool(skipped), None))
+
+        def clip() -> None:
+            for _ in range(STATE_CHECK_STEPS):
+                nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+
+        times = by_turns(waited(look), waited(clip), rounds)
+        size = f"UNet-{shape[0]}, {STATE_CHECK_STEPS} steps"
+        yield at_most("checks", "all that is looked at", size, times, against="clip_grad_norm_", goal=1)
+
+
+def loop(place: Path, rounds: int = 5, shape: Shape = (16, 4, 192, 192), images: int = 48) -> Iterator[Row]:
+    """Whole attempts, journal, curves, checkpoints and checks in them, against the bare step on a batch in memory."""
+    base, batch, height, width = shape
+    data = make_data(place / f"scenes-loop-{images}", size=(height, width), train=images)
+    bare = ours(place, shape)
+    steps = images // batch
+    epochs = 2
+
+    def whole() -> float:
+        spec = make_spec(
+            place / f"loop-{time.monotonic_ns()}", data, model={"base_channels": base}, batch_size=batch, epochs=epochs
+        )
+        assert run(spec.directory / "spec.json", lambda: False) is ExitCode.FINISHED
+        return seconds_of_training(spec)
+
+    def only_steps() -> float:
+        return seconds(waited(lambda: [bare.step() for _ in range(epochs * steps)]))
+
+    whole()  # fills the pixel cache
+    pairs = [(only_steps(), whole()) for _ in range(rounds)]
+    times = Times(ours=tuple(pair[0] for pair in pairs), other=tuple(pair[1] for pair in pairs))
+    size = f"{named(shape)}, {epochs} epochs of {steps} steps"
+    ratio = times.mine / times.theirs
+    yield Row(
+        "loop", "rate of training", size, f"{epochs * images / times.theirs:.3g} images/s",
+        f"{epochs * images / times.mine:.3g} images/s", "bare step", ratio, "at least 0.95 x", ratio >= 0.95,
+        "an epoch of so few steps is far shorter than a real one, and ends in a checkpoint all the same",
+    )  # fmt: skip
+
+
+def seconds_of_training(spec: AttemptSpec) -> float:
+    """From the end of the initial checkpoint to that of the last one, by the journal."""
+    raw, _ = read_lines(spec.directory / JOURNAL)
+    lines = [JOURNAL_LINE.validate_json(line) for line in raw]
+    begun = next(line.time for line in lines if isinstance(line, Phase) and line.phase == "first-step")
+    return [line.time for line in lines if isinstance(line, CheckpointLine)][-1] - begun
+
+
+def checkpoint(place: Path, rounds: int = 5, bases: tuple[int, ...] = (32, 64)) -> Iterator[Row]:
+    """How long training waits, against torch.save of the same to the same disk, without hash or flush."""
+    taken = []
+    for base in bases:
+        mine = ours(place, (base, 1, 32, 32))
+        mine.step()
+        identity = files.Identity(1, (0,), ("a",), Architecture(base_channels=base, classes=CLASSES), "bench")
+        journal = Journal(mine.spec.directory / JOURNAL)
+        saver = Saver(mine.spec.run_dir, identity, journal)
+        position = resume.Position()
+        paused, committed, saved = [], [], []
+        for number in range(rounds + 1):
+            position.epoch = number + 1
+            began = time.perf_counter()
+            state = resume.capture(mine.spec, mine.optimizer, mine.precision, position)
+            held = saver.hold(mine.model.state_dict(), state)
+            assert not files.poisoned_tensors(held.weights) + files.nonfinite_tensors(held.state["optimizer"])
+            saver.save(Role.EPOCH, position, held)
+            paused.append(time.perf_counter() - began)
+            saver.settle()
+            committed.append(time.perf_counter() - began)
+            files.discard(mine.spec.run_dir / "checkpoints", f"checkpoint_epoch{number + 1}")
+            everything = {"weights": mine.model.state_dict(), "state": state}
+            saved.append(seconds(lambda held=everything: torch.save(held, place / "bare.pth")))
+        saver.close()
+        journal.close()
+        times = Times(tuple(paused[1:]), tuple(saved[1:]))
+        taken.append(times.mine)
+        size = f"UNet-{base} with AdamW"
+        note = "the copy, and the check that all of it is finite"
+        yield at_most("checkpoint", "training waits", size, times, against="torch.save", goal=0.5, note=note)
+        times = Times(tuple(committed[1:]), tuple(saved[1:]))
+        note = "three files flushed to the disk and hashed, while training goes on"
+        yield at_most("checkpoint", "until committed", size, times, against="torch.save", goal=None, note=note)
+    yield growth("checkpoint", "training waits", [base**2 for base in bases], taken)
+
+
+def host_waits(place: Path) -> Iterator[Row]:
+    """On a GPU: how often a step makes the host wait, by torch's own detector."""
+    if device().type != "cuda":
+        return
+    mine = ours(place, LARGE)
+    mine.step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    yield below("checks", "host waits in a step", named(LARGE), 0, 1, "waits")
