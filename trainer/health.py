@@ -38,8 +38,6 @@ LOSS_RISE_FLOOR = 0.05
 """A network that has learnt its images by heart is at a loss of 0.01, and at 0.03 a step later: nothing is lost."""
 NORM_RISE = 4.0
 """The same for a gradient norm, which moves more by nature."""
-STATE_CHECK_STEPS = 20
-"""How often parameters and BatchNorm buffers are looked at between commits."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from .contract import AttemptSpec, Cause, ExitCode, ExitRecord, Phase, Started, 
 from .curves import Curves
 from .drills import Drills
 from .exhaustion import is_out_of_memory
-from .health import STATE_CHECK_STEPS, Evidence, Health, Readback, Reading, Verdict, nan_weights
+from .health import Evidence, Health, Readback, Reading, Verdict, nan_weights
 from .incident import StepFacts
 from .journal import Journal
 from .optim import Precision, build_optimizer, lr_at, match_layouts, override, set_lr
@@ -41,6 +41,7 @@ from .saving import Saver
 from .spoilt import pixels_dir, spoil
 from .step import Stepper
 from .unet import UNet
+from .watched_state import WatchedState
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +204,7 @@ class Session:
         usual = self.position.losses if self._lr() <= LR_ALIKE * self.position.losses_lr else []
         self._health = Health(self.spec.amp, scaler_steps=self.position.scaler_steps, usual_losses=usual)
         self._readback: Readback[StepFacts] = Readback(self.device)
-        self._state_tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
-        self._unchecked = torch.ones(1, device=self.device)
+        self._state = WatchedState(self.model)
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT_STEPS)
         self._last: tuple[StepFacts, Reading] | None = None
 
@@ -288,7 +288,7 @@ class Session:
         self.position.step_in_epoch += 1
         reached.stepped = True
         facts = StepFacts(step, self.position.epoch + 1, self.position.step_in_epoch, lr, tuple(indices))
-        self._readback.put(torch.cat([figures, self._state_flag(step)]), facts)
+        self._readback.put(torch.cat([figures, self._state.finite(step)]), facts)
         self._observe(wait=first)
         self._teller.pace.end(images=len(indices), counts=not first)
         if first:
@@ -323,12 +323,6 @@ class Session:
     def _spoil(self, index: int) -> None:
         spoil(self.spec, self.data, index)
         self.cache = open_cache(self.data, "train", pixels_dir(self.spec))
-
-    def _state_flag(self, step: int) -> Tensor:
-        """float32 (1,): 1 where parameters and BatchNorm buffers are finite, looked at every few steps."""
-        if step % STATE_CHECK_STEPS:
-            return self._unchecked
-        return torch.stack(files.largest_magnitudes(self._state_tensors)).isfinite().all().float().view(1)
 
     def _observe(self, *, wait: bool = False) -> None:
         """Judge the steps whose figures have arrived. Raises UnstableError."""

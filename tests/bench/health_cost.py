@@ -21,6 +21,7 @@ from segwatch.trainer import loop
 from segwatch.trainer.contract import JOURNAL, AttemptSpec
 from segwatch.trainer.health import Readback
 from segwatch.trainer.journal import Journal
+from segwatch.trainer.watched_state import WatchedState
 
 WARM_UP = 20
 STEPS = 500
@@ -72,7 +73,7 @@ def measure_health_cost(run_dir: Path) -> Cost:
         spec.directory.mkdir(parents=True)
         (Path(place) / "checkpoints").mkdir()
         shutil.copy(run_dir / spec.data_lock, Path(place) / spec.data_lock)
-        for owner, name in ((loop.Session, "_state_flag"), (loop.Session, "_observe"), (Readback, "put")):
+        for owner, name in ((WatchedState, "finite"), (loop.Session, "_observe"), (Readback, "put")):
             patches.enter_context(patch.object(owner, name, clock.check(getattr(owner, name))))
         patches.enter_context(patch.object(loop.Session, "_step", clock.step(loop.Session._step)))
         journal = Journal(spec.directory / JOURNAL)

@@ -16,13 +16,14 @@ from segwatch.trainer.__main__ import run
 from segwatch.trainer.config import LossConfig
 from segwatch.trainer.contract import JOURNAL, JOURNAL_LINE, AttemptSpec, CheckpointLine, ExitCode, Phase
 from segwatch.trainer.drills import Drills
-from segwatch.trainer.health import STATE_CHECK_STEPS, Health, Readback, Reading
+from segwatch.trainer.health import Health, Readback, Reading
 from segwatch.trainer.journal import Journal
 from segwatch.trainer.loop import build_model
 from segwatch.trainer.losses import SegmentationLoss
 from segwatch.trainer.optim import Precision, build_optimizer
 from segwatch.trainer.saving import Saver
 from segwatch.trainer.step import Stepper
+from segwatch.trainer.watched_state import WHOLE_EVERY_STEPS, WatchedState
 from torch import Tensor, nn
 
 from .common_way import Steps
@@ -145,7 +146,7 @@ def checks(place: Path, rounds: int = 9) -> Iterator[Row]:
         mine = ours(place, shape)
         mine.step()
         parameters = list(mine.model.parameters())
-        state = [tensor for tensor in mine.model.state_dict().values() if tensor.is_floating_point()]
+        state = WatchedState(mine.model)
         norm = nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         loss, scale, on = torch.ones((), device=device()), torch.ones((), device=device()), device()
         readback: Readback[int] = Readback(on)
@@ -153,22 +154,19 @@ def checks(place: Path, rounds: int = 9) -> Iterator[Row]:
 
         def look() -> None:
             nonlocal number
-            for _ in range(STATE_CHECK_STEPS):
+            for _ in range(WHOLE_EVERY_STEPS):
                 number += 1
                 found = (~(norm.isfinite() & loss.isfinite())).float()
-                flag = torch.ones(1, device=on)
-                if number % STATE_CHECK_STEPS == 0:
-                    flag = torch.stack(files.largest_magnitudes(state)).isfinite().all().float().view(1)
-                readback.put(torch.cat([torch.stack([loss, norm, found, scale]), flag]), number)
+                readback.put(torch.cat([torch.stack([loss, norm, found, scale]), state.finite(number)]), number)
                 for step, (value, size, skipped, _, _) in readback.take():
                     health.observe(Reading(step, value, size, bool(skipped), None))
 
         def clip() -> None:
-            for _ in range(STATE_CHECK_STEPS):
+            for _ in range(WHOLE_EVERY_STEPS):
                 nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
 
         times = by_turns(waited(look), waited(clip), rounds)
-        size = f"UNet-{shape[0]}, {STATE_CHECK_STEPS} steps"
+        size = f"UNet-{shape[0]}, {WHOLE_EVERY_STEPS} steps"
         yield at_most("checks", "all that is looked at", size, times, against="clip_grad_norm_", goal=1)
 
 

@@ -329,14 +329,11 @@ def test_poison_is_found_told_apart_and_never_committed(make_spec, kind, amp, ca
     assert facts["recent"][-1]["step"] == trouble.step
 
 
-def test_a_poisoned_running_statistic_is_found_before_the_epoch_ends_while_the_loss_stays_finite(
-    make_spec, monkeypatch
-):
-    monkeypatch.setattr(loop, "STATE_CHECK_STEPS", 3)
+def test_a_poisoned_running_statistic_is_found_in_its_own_step_while_the_loss_stays_finite(make_spec):
     spec = make_spec(drills=(Drill.parse("poison-batchnorm@2"),), epochs=1)
     assert run_spec(spec) == ExitCode.UNSTABLE
     (trouble,) = lines(spec, "trouble")
-    assert trouble.step == 3
+    assert trouble.step == 2
     assert "routine check" in trouble.message
     facts = json.loads((spec.run_dir / trouble.incident / "worker.json").read_text())
     assert all(isinstance(step["loss"], float) for step in facts["recent"])
