@@ -347,8 +347,8 @@ class Supervisor:
         self._observer.read_journal_to_its_end(worker, self._clock())
         self._observer.find_epochs()
         self._worker = None
-        asked = self._interrupt is not None or self._verdict is not None or self._parting
-        self._parting = False
+        parting, self._parting = self._parting and not worker.struck_down(message.returncode), False
+        asked = self._interrupt is not None or self._verdict is not None or parting
         self._conclude(worker.ended(message.returncode, asked=asked), worker)
         if self._verdict is not None:
             self._answers.give_up(self._verdict)

@@ -6,6 +6,7 @@ Reads what the worker leaves in its directory; shares no pipe and no memory with
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Worker:
         self._reader = JournalReader(spec.directory / JOURNAL, offset)
         self._liveness = Liveness(watch, now)
         self._grace_seconds = watch.stop_grace_seconds
+        self._may_leave_until: float | None = None
+        """In time.monotonic(); `None` while nobody has asked it to stop."""
         self._progress_lines = 0
         self.condemned: Condemned | None = None
         # What an earlier daemon read is not read again, but why a worker is leaving must not be lost with that daemon.
@@ -135,10 +138,16 @@ class Worker:
 
     def ask_to_stop(self) -> None:
         """Save at the next step boundary and leave; killed when that takes too long."""
+        self._may_leave_until = time.monotonic() + self._grace_seconds
         process.stop(self.identity, grace_seconds=self._grace_seconds)
 
     def kill(self) -> None:
         self.identity.send(signal.SIGKILL)
+
+    def struck_down(self, returncode: int | None) -> bool:
+        """Whether a signal that the daemon did not send ended it while it still had time to save and leave."""
+        has_time = self._may_leave_until is not None and time.monotonic() < self._may_leave_until
+        return has_time and returncode is not None and returncode < 0 and returncode != -signal.SIGTERM
 
     def ended(self, returncode: int | None, *, asked: bool) -> AttemptEnded:
         """How it ended, told from its exit record, what the daemon did to it, and its exit code, in this order."""

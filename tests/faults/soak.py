@@ -46,9 +46,7 @@ backoff_limit_seconds = 0.05
 wait_for_scores_seconds = 5
 lr_factor = 0.99
 standby = false
-undo = false
 """
-"""Without undoing: a worker that is killed while it leaves for other settings counts as gone on request."""
 WATCH = """hang_floor_seconds = 1.0
 loading_seconds = 30.0
 first_step_seconds = 3.0

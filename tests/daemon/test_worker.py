@@ -1,0 +1,58 @@
+"""How a worker that was asked to leave is said to have ended."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from segwatch.daemon import process
+from segwatch.daemon.config import WatchConfig
+from segwatch.daemon.worker import Worker
+from segwatch.trainer.contract import AttemptSpec
+
+DEAF = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def deaf_worker(tmp_path):
+    """A worker that does not hear that it should leave, and its process."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", DEAF], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    child.stdout.readline()
+
+    spec = AttemptSpec.model_construct(run_dir=tmp_path, attempt=1)
+
+    def made(grace_seconds: float) -> tuple[Worker, subprocess.Popen]:
+        watch = WatchConfig(stop_grace_seconds=grace_seconds)
+        return Worker(spec, process.Identity.of(child.pid), watch=watch, now=0.0), child
+
+    yield made
+    child.kill()
+    child.communicate()
+
+
+def test_one_that_somebody_else_kills_while_it_has_time_to_leave_is_struck_down(deaf_worker):
+    worker, child = deaf_worker(60.0)
+    assert not worker.struck_down(-signal.SIGKILL), "nobody has asked it to leave"
+    worker.ask_to_stop()
+    child.kill()
+    assert worker.struck_down(child.wait(10))
+
+
+def test_one_that_takes_too_long_is_killed_by_the_daemon_and_not_struck_down(deaf_worker):
+    worker, child = deaf_worker(0.1)
+    worker.ask_to_stop()
+    returncode = child.wait(10)
+    assert returncode == -signal.SIGKILL
+    assert not worker.struck_down(returncode)
+
+
+def test_one_that_leaves_with_an_exit_code_or_by_the_signal_it_was_sent_went_on_request(deaf_worker):
+    worker, _ = deaf_worker(60.0)
+    worker.ask_to_stop()
+    assert not worker.struck_down(0)
+    assert not worker.struck_down(-signal.SIGTERM), "it had not come so far as to hear it"
+    assert not worker.struck_down(None), "an earlier daemon's child: nobody knows"
