@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from segwatch.checkpoints.files import load_weights, poisoned_tensors
+from segwatch.checkpoints.manifest import read_manifest
 from segwatch.daemon.events import AlertChanged, AlertState, Severity
 from segwatch.daemon.history import History
-from segwatch.daemon.members import Incident
+from segwatch.daemon.members import Epoch, Incident
 from segwatch.daemon.store import read_events
 from segwatch.section import Record
 from segwatch.trainer.contract import JOURNAL, attempt_dir
@@ -40,7 +42,7 @@ class Result(Record):
     miou_before: float | None = None
     miou_after: float | None = None
     bad_as_good: int = 0
-    """Epochs without a finite score that stand as verified good."""
+    """Epochs that stand as verified good without a finite score, or with weights on the disk that are not finite."""
     weights: str | None = None
     """SHA-256 of the last epoch's."""
 
@@ -55,7 +57,7 @@ def outcome(run_dir: Path, kind: Kind | Calm, seed: int, *, exit_code: int, seco
         "seed": seed,
         "exit_code": exit_code,
         "seconds": round(seconds, 1),
-        "bad_as_good": sum(epoch.verified_good is True and epoch.miou("test") is None for epoch in line),
+        "bad_as_good": sum(epoch.verified_good is True and _is_bad(run_dir, epoch) for epoch in line),
         "weights": line[-1].sha256 if line and history.finished else None,
     }
     if isinstance(kind, Calm):
@@ -80,6 +82,15 @@ def outcome(run_dir: Path, kind: Kind | Calm, seed: int, *, exit_code: int, seco
         miou_before=before,
         miou_after=after,
     )
+
+
+def _is_bad(run_dir: Path, epoch: Epoch) -> bool:
+    if epoch.miou("test") is None:
+        return True
+    manifest = run_dir / epoch.manifest
+    if not manifest.exists():  # retention removed it
+        return False
+    return bool(poisoned_tensors(load_weights(manifest.parent, read_manifest(manifest))))
 
 
 def _alarms(history: History, kind: Calm, events: list[object]) -> list[str]:

@@ -78,7 +78,8 @@ def _summary(results: Sequence[Result], figures: Figures) -> list[str]:
         f"- False alarms: {len(alarmed)} of {len(calm)} undisturbed runs: {kinds}."
         + "".join(f" {r.name} {r.seed}: {r.said}." for r in alarmed),
         f"- Final weights after a transient fault, bit by bit those of an undisturbed run: {_identical(results)}.",
-        f"- Epochs without a finite score that stand as verified good: {sum(r.bad_as_good for r in results)}.",
+        "- Epochs that stand as verified good without a finite score, or with weights on the disk that are not finite: "
+        f"{sum(r.bad_as_good for r in results)}.",
     ]
     if figures.health_share is not None and figures.health_mean is not None:
         lines.append(
