@@ -347,19 +347,23 @@ def test_an_epoch_with_nan_logits_ends_its_attempt_and_is_rolled_back_past(daemo
 
 
 def test_a_killed_daemon_leaves_the_worker_training_and_its_successor_adopts_it(daemon):
-    daemon.configure(epochs=14)
+    daemon.configure(epochs=5)
     daemon.scenario(step_seconds=0.2)
     first = daemon.start()
     daemon.until(lambda history: len(history.epochs) >= 1)
     worker = daemon.worker_identity()
+    worker.send(signal.SIGSTOP)  # or it ends before a slow machine has started its second daemon
     first.kill()
     first.wait()
     assert worker.alive()
-    code, output = daemon.run()
+    second = daemon.start()
+    daemon.until(lambda history: history.daemon.pid == second.pid)
+    worker.send(signal.SIGCONT)
+    code, output = daemon.finish(second)
     assert code == 0, output
     assert "adopted the worker" in output
     assert len(daemon.history.attempts) == 1
-    assert daemon.scored_epochs() == [(1, epoch) for epoch in range(1, 15)]
+    assert daemon.scored_epochs() == [(1, epoch) for epoch in range(1, 6)]
 
 
 def test_a_worker_that_ended_while_no_daemon_watched_is_taken_up_and_scored(daemon):
