@@ -47,6 +47,8 @@ class Filled:
     """(attempt, epoch) that were given a score, or a verdict that there is none."""
     restored: int
     """Reports that were gone and lie there again; their scores were known."""
+    gone: tuple[tuple[int, int], ...]
+    """(attempt, epoch) whose score is known, and whose report and weights are both gone."""
     failed: tuple[tuple[int, int, str], ...]
     """(attempt, epoch, reason) that could not be scored."""
     stopped: int | None
@@ -108,6 +110,7 @@ def as_json(run: RunDir, filled: Filled) -> dict[str, Any]:
         "epochs": filled.epochs,
         "scored": [{"attempt": attempt, "epoch": epoch} for attempt, epoch in filled.scored],
         "reports_restored": filled.restored,
+        "reports_gone": [{"attempt": attempt, "epoch": epoch} for attempt, epoch in filled.gone],
         "failed": [{"attempt": attempt, "epoch": epoch, "reason": why} for attempt, epoch, why in filled.failed],
         "stopped": filled.stopped is not None,
         **views.best(views.look_at(run)),
@@ -131,6 +134,10 @@ def _lines(run: RunDir, filled: Filled) -> list[str]:
     ]
     if not WorkerLock(run.path).free():
         lines.append("a worker trains here without a daemon; `segwatch run` with its run.toml watches it again")
+    lines += [
+        f"the report of epoch {epoch} of attempt {attempt} is gone for good, and its weights with it; its score is kept"
+        for attempt, epoch in filled.gone
+    ]
     if filled.stopped is not None:
         return [*lines, f"stopped; {_done(filled) or 'nothing was scored'}; the same command goes on"]
     if not filled.epochs:
@@ -174,7 +181,9 @@ class _Filler:
         hear_signals(self._inbox)
         self._observer.find_moved()
         self._observer.find_epochs(anyway=True)
-        self._lost = _lost_reports(self._run, history)
+        reportless = _reportless(self._run, history)
+        self._lost = [request for request in reportless if (self._run.path / request.manifest).exists()]
+        gone = tuple((request.attempt, request.epoch) for request in reportless if request not in self._lost)
         former = _former(self._run, history)
         if history.unscored or history.failed_epochs() or self._lost or former:
             require_same_files(self._run, self._screen.say, splits=SCORED_SPLITS)
@@ -191,6 +200,7 @@ class _Filler:
             epochs=len(history.epochs),
             scored=tuple(self._scored),
             restored=sum(self._restored(request) for request in lost),
+            gone=gone,
             failed=tuple((*epoch.key, _reason(epoch)) for epoch in history.failed_epochs()),
             stopped=stopped,
         )
@@ -253,8 +263,8 @@ def _former(run: RunDir, history: History) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _lost_reports(run: RunDir, history: History) -> list[Request]:
-    """The scores whose report is gone, as far as their checkpoint is still there to write it from."""
+def _reportless(run: RunDir, history: History) -> list[Request]:
+    """The scores whose report is gone. Only where the checkpoint is still there can it be written again."""
     requests = []
     for epoch in sorted(history.epochs.values(), key=lambda epoch: epoch.key):
         splits = tuple(
@@ -262,7 +272,7 @@ def _lost_reports(run: RunDir, history: History) -> list[Request]:
             for split, score in epoch.scores.items()
             if score.images and history.series.holds(epoch, (split,)) and not _has_report(run, epoch, split)
         )
-        if splits and epoch.moved != "quarantined" and (run.path / epoch.manifest).exists():
+        if splits and epoch.moved != "quarantined":
             requests.append(
                 Request(
                     manifest=epoch.manifest,

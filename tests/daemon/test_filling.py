@@ -96,20 +96,25 @@ def test_epochs_committed_after_the_daemon_died_are_found_and_scored_without_a_w
     assert not history.finished
 
 
-def test_a_lost_report_is_written_again_without_a_second_row(daemon):
+def test_a_lost_report_is_written_again_without_a_second_row_where_its_weights_are_left(daemon):
     assert daemon.run()[0] == 0
     table = (daemon.run_dir / "results.csv").read_bytes()
     facts = len((daemon.run_dir / "events.jsonl").read_bytes().splitlines())
     evaluations = daemon.run_dir / "evaluations"
+    (evaluations / "attempt001_epoch1_test.json").unlink()
+    for file in (daemon.run_dir / "checkpoints").glob("checkpoint_epoch1.*"):
+        file.unlink()
     (evaluations / "attempt001_epoch2_test.json").unlink()
     (evaluations / "attempt001_epoch3_val.npz").unlink()
     filled, history = fill_in(daemon)
-    assert filled.restored == 2
+    assert (filled.restored, filled.gone) == (2, ((1, 1),))
     assert (evaluations / "attempt001_epoch2_test.json").exists()
     assert (evaluations / "attempt001_epoch3_val.npz").exists()
     assert (daemon.run_dir / "results.csv").read_bytes() == table
     assert len((daemon.run_dir / "events.jsonl").read_bytes().splitlines()) == facts
-    assert "2 reports written again, nothing missing" in words_of(daemon, filled, history)
+    words = words_of(daemon, filled, history)
+    assert "2 reports written again, nothing missing" in words
+    assert "the report of epoch 1 of attempt 1 is gone for good, and its weights with it; its score is kept" in words
 
 
 def test_an_epoch_that_still_cannot_be_scored_keeps_its_reason_and_the_exit_code_says_so(daemon):
