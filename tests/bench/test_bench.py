@@ -11,6 +11,8 @@ import torch
 from . import data_parts, scoring_parts, training_parts
 from .table import Row, Times, at_most, below, faster, page
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

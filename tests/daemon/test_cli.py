@@ -130,6 +130,7 @@ def test_without_a_command_the_help_is_shown(tmp_path):
     assert "alerts" in done.stdout + done.stderr
 
 
+@pytest.mark.alone
 def test_help_answers_at_once(tmp_path):
     """Under 0.4 s; on a busy machine four times what importing typer alone costs there."""
 

@@ -164,6 +164,7 @@ def test_the_audit_freezes_images_and_masks_of_every_split(dataset) -> None:
     assert f"test: {mask}: changed" in refusal(report.root, report.files)
 
 
+@pytest.mark.alone
 def test_1400_pairs_that_did_not_change_are_checked_in_well_under_a_second(tmp_path) -> None:
     files = []
     for number in range(2800):

@@ -96,6 +96,7 @@ def seconds(work: partial[object]) -> float:
     return time.thread_time() - begun
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("coloured", [False, True])
 def test_reading_a_pair_costs_little_more_than_decoding_it(tmp_path: Path, coloured: bool) -> None:
     rng = np.random.default_rng(0)

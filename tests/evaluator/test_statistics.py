@@ -141,6 +141,7 @@ def test_one_image_has_no_interval_and_no_pixel_neither() -> None:
     assert miou_interval(counted([np.zeros((2, 2))] * 3)) is None
 
 
+@pytest.mark.alone
 def test_a_long_list_of_images_needs_little_memory_and_time() -> None:
     random = np.random.default_rng(0)
     support = random.integers(0, 20_000, (1120, 26))

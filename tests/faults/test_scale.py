@@ -15,6 +15,8 @@ import pytest
 from ..conftest import REPOSITORY
 from .matrix import fault
 
+pytestmark = pytest.mark.alone
+
 SHORT, LONG, LINES = 100, 10_000, 10_000_000
 EMPTY_DAEMON_MB = 75.0
 """What the real one holds with nothing to remember: the soak measures it."""

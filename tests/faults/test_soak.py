@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .matrix import fault
 from .soak import soak
+
+pytestmark = pytest.mark.alone
 
 FAULTS = 20
 

@@ -17,6 +17,8 @@ from .endpoints import Endpoint
 from .matrix import fault
 from .promises import assert_nothing_else_broke
 
+pytestmark = pytest.mark.alone
+
 HERE = Path(__file__).parent
 CANARY = "c4n4ry-0b5f"
 MOODS = ("down", "black-hole", "429", "slow", "well")
