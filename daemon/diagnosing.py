@@ -6,6 +6,7 @@ about its finding is `policy`'s to decide. Knows nothing about how an incident i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..checkpoints.manifest import read_manifest
 from ..durable import write_json
+from ..errors import CorruptCheckpointError
 from ..plain import one_line
 from ..section import Record
 from ..trainer.contract import Cause
@@ -24,8 +27,9 @@ from ..trainer.diagnosis import DIAGNOSIS, DIAGNOSIS_LOG, DIAGNOSIS_SPEC, Diagno
 from . import process, rollback
 from .config import RunConfig
 from .events import Diagnosed
+from .history import History
 from .inbox import DiagnosisExited, Inbox
-from .members import Incident
+from .members import Epoch, Incident
 from .policy import NUMERIC
 from .recording import Recorder
 from .standby import Standby
@@ -158,17 +162,18 @@ class Diagnosing:
 
     def _begin(self, incident: Incident, now: float) -> Diagnosed | None:
         number = incident.number
-        if not (self._place(number) / BATCH).exists():
+        fallen = fallen_epoch(self._run_dir, self._recorder.history, incident)
+        if fallen is None and not (self._place(number) / BATCH).exists():
             collapsed = incident.opened.cause is Cause.MIOU_COLLAPSE
-            why = "no step went wrong, only the scores fell" if collapsed else "the worker left no batch to repeat"
-            return _unknown(number, why)
+            missing = "the epoch that fell is gone" if collapsed else "the worker left no batch to repeat"
+            return _unknown(number, missing)
         lock = self._lock.acquire()
         if lock is None:
             self._free_the_device()
             return None
         try:
             answer = self._already_known(number)
-            spec = None if answer is not None else self._prepared(incident)
+            spec = None if answer is not None else self._prepared(incident, fallen)
         except BaseException:
             os.close(lock)
             raise
@@ -197,17 +202,20 @@ class Diagnosing:
             return _unknown(number, f"{times} replays were begun, and none came to its end")
         return found
 
-    def _prepared(self, incident: Incident) -> Path:
+    def _prepared(self, incident: Incident, fallen: Epoch | None) -> Path:
         """Its spec, on the disk, and the note that it was begun: before it is."""
         number, opened = incident.number, incident.opened
         place = self._place(number)
+        place.mkdir(parents=True, exist_ok=True)  # a worker that knew of no trouble has left nothing
         (place / DIAGNOSIS).unlink(missing_ok=True)
+        onset = opened.step if fallen is None else fallen.step
         spec = DiagnosisSpec(
             run_dir=self._run_dir,
             incident=number,
-            attempt=opened.attempt,
+            attempt=opened.attempt if fallen is None else fallen.attempt,
             directory=str(place.relative_to(self._run_dir)),
-            good=tuple(rollback.good_before(self._run_dir, self._recorder.history, opened.step)),
+            good=tuple(rollback.good_before(self._run_dir, self._recorder.history, onset)),
+            fallen=None if fallen is None else fallen.manifest,
             seconds=self._seconds,
         )
         write_json(place / DIAGNOSIS_SPEC, spec.model_dump(mode="json"))
@@ -236,6 +244,22 @@ class Diagnosing:
 
     def _note(self, begun: Begun) -> None:
         self._recorder.note(NOTE, begun.model_dump_json())
+
+
+def fallen_epoch(run_dir: Path, history: History, incident: Incident) -> Epoch | None:
+    """Of a collapse the first epoch with low scores, where it still has what a replay of the way to it begins with."""
+    if incident.opened.cause is not Cause.MIOU_COLLAPSE:
+        return None
+    onset, until = incident.opened.evidence.get("onset_step"), incident.opened.attempt
+    trained = [epoch for epoch in history.epochs.values() if epoch.step == onset and epoch.attempt <= until]
+    if not trained:
+        return None
+    epoch = max(trained, key=lambda epoch: epoch.attempt)
+    path = run_dir / epoch.manifest
+    with contextlib.suppress(CorruptCheckpointError, FileNotFoundError):
+        state = read_manifest(path).state
+        return epoch if state is not None and (path.parent / state.name).exists() else None
+    return None
 
 
 def noted(read: Callable[[str], str | None]) -> Begun:

@@ -25,8 +25,9 @@ from ..checkpoints.manifest import read_manifest
 from ..durable import read_text, write_json
 from ..errors import CorruptCheckpointError, RunHeldError, SegwatchError, UsageError
 from ..plain import one_line
+from ..trainer.contract import Cause
 from ..trainer.diagnosis import DIAGNOSIS, DIAGNOSIS_LOG, DIAGNOSIS_SPEC, STATE, Diagnosis, DiagnosisSpec
-from .diagnosing import BATCH, DIAGNOSIS_COMMAND
+from .diagnosing import BATCH, DIAGNOSIS_COMMAND, fallen_epoch
 from .freezing import frozen_config
 from .history import History
 from .ledger_page import read_diagnosis
@@ -69,12 +70,9 @@ def replay(
     history = History.of(read_events(run.path))
     incident = find_incident(history, number, run)
     source = incident_dir(run.path, number)
-    if not (source / BATCH).exists():
-        raise UsageError(
-            f"incident {number} left no batch to repeat",
-            where=source,
-            remedy="only a worker that leaves by itself leaves one: not one that was killed or stood still",
-        )
+    fallen = fallen_epoch(run.path, history, incident)
+    if fallen is None and not (source / BATCH).exists():
+        raise _nothing_to_repeat(incident, source)
     limit = frozen_config(run).recovery.diagnosis_seconds if seconds is None else seconds
     with _device(run, free=not cpu) as lock:
         place = _prepared(source)
@@ -82,15 +80,30 @@ def replay(
         spec = DiagnosisSpec(
             run_dir=run.path,
             incident=number,
-            attempt=incident.opened.attempt,
+            attempt=incident.opened.attempt if fallen is None else fallen.attempt,
             directory=str(place.relative_to(run.path)),
             good=good,
+            fallen=None if fallen is None else fallen.manifest,
             seconds=limit,
             device="cpu" if cpu else None,
         )
         write_json(place / DIAGNOSIS_SPEC, spec.model_dump(mode="json"))
         _carry_out([*command, str(place / DIAGNOSIS_SPEC)], place, lock, limit, console)
     return Replayed(incident, place, read_diagnosis(place), read_diagnosis(source))
+
+
+def _nothing_to_repeat(incident: Incident, source: Path) -> UsageError:
+    if incident.opened.cause is Cause.MIOU_COLLAPSE:
+        return UsageError(
+            f"the epoch of incident {incident.number} whose scores fell is gone, or its training state is",
+            where=source,
+            remedy="old epochs lose their training state as the run goes on; `segwatch why` says what was found then",
+        )
+    return UsageError(
+        f"incident {incident.number} left no batch to repeat",
+        where=source,
+        remedy="only a worker that leaves by itself leaves one: not one that was killed or stood still",
+    )
 
 
 def say(replayed: Replayed, console: Console) -> None:

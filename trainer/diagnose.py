@@ -75,18 +75,24 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     from ..data.cache import open_cache
     from ..data.resolved import ResolvedData
     from .bad_values import look
+    from .fall import diagnose_fall
     from .inquiry import Inquiry
     from .loop import find_device
     from .replay import Deadline, Replayer, held_at
     from .spoilt import pixels_dir
 
+    data = ResolvedData.load(spec.run_dir / spec.data_lock)
+    cache = open_cache(data, "train", pixels_dir(spec))
     directory = asked.run_dir / asked.directory
+    if asked.fallen is not None:
+        replayer = Replayer(spec, data, cache, find_device(spec.device), Deadline(asked.seconds))
+        fallen = replayer.good(asked.fallen)
+        diagnosis = diagnose_fall(replayer, fallen, list(_good(replayer, asked.good)))
+        return diagnosis.model_copy(update={"seconds": time.monotonic() - began})
     try:
         left = read_left(directory)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         return unknown(f"the worker left nothing to repeat: {error}", time.monotonic() - began)
-    data = ResolvedData.load(spec.run_dir / spec.data_lock)
-    cache = open_cache(data, "train", pixels_dir(spec))
     device = find_device(spec.device)
     if device.type == "cuda" and any(look(cache, data, index).is_bad for index in left.place.indices):
         # A value that is no class ends CUDA for the whole process: there would be no second replay.

@@ -51,6 +51,8 @@ class DiagnosisSpec(Record):
     """`incidents/NNN`, with what the worker left; the answer is written there."""
     good: tuple[str, ...]
     """Manifests of good checkpoints with their training state from before the incident, newest first; at most two."""
+    fallen: str | None = None
+    """Manifest of the first epoch whose scores had fallen, where no step went wrong: then the way to it is repeated."""
     seconds: Annotated[float, Field(gt=0)]
     """No new replay begins after this long."""
     device: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checkpoints import files
 from ..data.augment import Augmentation
+from ..data.batches import Batch, to_device
 from ..data.cache import PixelCache
 from ..data.resolved import ResolvedData
 from . import nonfinite, resume
@@ -28,6 +29,7 @@ from .drills import Drills
 from .exhaustion import is_out_of_memory
 from .health import Health, Reading
 from .loop import build_model, identity_of, left_out, micro_batches, steps_of
+from .losses import SegmentationLoss
 from .optim import Precision, build_optimizer, match_layouts, override, set_lr
 from .resume import Position
 from .step import Stepper
@@ -125,6 +127,8 @@ class Replayer:
         self._augmentation = Augmentation.of(spec.augment, seed=spec.seed)
         self._model = build_model(spec, classes=len(data.classes), device=device)
         self._model.train()
+        self._norms = [layer for layer in self._model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        self._loss = SegmentationLoss(spec.loss, classes=len(data.classes), device=device)
 
     # --- what there is to begin from
 
@@ -168,6 +172,40 @@ class Replayer:
         began = time.monotonic()
         run.take(place)
         return run.shown(place.step, time.monotonic() - began)
+
+    def loss_of(self, held: Held | None, place: Place, *, of_batch: bool = False) -> float:
+        """Loss in evaluation mode of `held` on the images of `place`, unaugmented and in fp32.
+
+        `None` is the state that the last replay came to. With `of_batch`, BatchNorm takes the statistics of the images
+        themselves, as in training, and the running ones do not count.
+        """
+        self._deadline.require(0, f"the loss of {'the last replay' if held is None else held.name}")
+        if held is not None:
+            self._model.load_state_dict(held.weights)
+        self._model.train(of_batch)
+        known = [layer.momentum for layer in self._norms]
+        try:
+            for layer in self._norms:
+                layer.momentum = 0.0  # or a look would change what is looked at
+            with torch.inference_mode():
+                losses = [self._loss_on(batch, len(place.indices)) for batch in self._plain(place)]
+        finally:
+            for layer, momentum in zip(self._norms, known, strict=True):
+                layer.momentum = momentum
+            self._model.train()
+        return float(torch.stack(losses).sum())
+
+    def first_step(self, epoch: int) -> Place:
+        """The first step of `epoch` (from 1), wherever in the run that is."""
+        return Place(0, epoch, 1, tuple(steps_of(self.spec, self.cache, self._left_out, epoch=epoch)[0]))
+
+    def _plain(self, place: Place) -> Iterator[Batch]:
+        return micro_batches(self.spec, self.cache, None, place.indices, epoch=place.epoch)
+
+    def _loss_on(self, batch: Batch, images: int) -> Tensor:
+        pixels, masks = to_device(batch, self.device)
+        share = len(batch.names) / images
+        return self._loss(self._model(pixels), masks).detach() * share
 
     def beside(self, place: Place) -> Place | None:
         """The step before in the same epoch's order, after it where it is the first; `None` where it is the only one.

@@ -15,9 +15,10 @@ from rich.console import Console
 from segwatch.checkpoints.manifest import Architecture, Manifest, Role, StoredFile
 from segwatch.daemon import replaying
 from segwatch.daemon.config import RecoveryConfig
+from segwatch.daemon.history import History
 from segwatch.daemon.process import WorkerLock
 from segwatch.daemon.rundir import RunDir
-from segwatch.daemon.store import Store
+from segwatch.daemon.store import Store, read_events
 from segwatch.errors import RunHeldError, UsageError
 from segwatch.trainer.contract import Cause
 from segwatch.trainer.diagnosis import DiagnosisSpec, Finding
@@ -35,6 +36,10 @@ class Site:
         self.incident = place / "incidents" / "001"
         self.told = io.StringIO()
         self.console = Console(file=self.told, width=160)
+
+    @property
+    def history(self) -> History:
+        return History.of(read_events(self.run.path))
 
     def replays(self, found: object, *, cpu: bool = False, number: int = 1) -> replaying.Replayed:
         scenario = self.run.path.parent / "scenario.json"
@@ -179,3 +184,39 @@ def test_a_replay_that_dies_is_no_answer(site):
 def test_one_that_does_not_end_is_ended(site, monkeypatch):
     monkeypatch.setattr(replaying, "GRACE_SECONDS", 1.0 - RecoveryConfig().diagnosis_seconds)
     assert site.replays("hang").diagnosis is None
+
+
+@pytest.fixture
+def fallen(a_run, tmp_path, monkeypatch) -> Site:
+    """Scores that had fallen with epoch 4; the run has gone on from epoch 3 since."""
+    monkeypatch.setattr(replaying, "frozen_config", lambda _run: FrozenConfig)
+    place = tmp_path / "one"
+    place.mkdir()
+    run = a_run()
+    run.begins()
+    run.plans()
+    for epoch in range(1, 6):
+        run.commits(epoch)
+    collapse = run.suffers(Cause.MIOU_COLLAPSE, step=55, epoch=6)
+    run.told[-1] = (run.told[-1][0], collapse.model_copy(update={"evidence": {"onset_step": 40}}))
+    run.moves(2, 4)
+    store = Store(place)
+    for _, event in run.told:
+        store.append(event)
+    store.close()
+    site = Site(place)
+    site.incident.mkdir(parents=True)
+    site.checkpoint(3, attempt=2)
+    return site
+
+
+def test_a_collapse_is_replayed_on_the_way_to_the_epoch_that_fell_wherever_that_is_now(fallen):
+    moved = next(epoch for epoch in fallen.history.epochs.values() if epoch.epoch == 4).manifest
+    fallen.checkpoint(4, attempt=2, moved=True)
+    spec = spec_of(fallen.replays({"finding": Finding.LEARNING_RATE}))
+    assert (spec.fallen, spec.attempt) == (moved, 2)
+
+
+def test_a_collapse_whose_epoch_has_lost_its_training_state_cannot_be_replayed(fallen):
+    with pytest.raises(UsageError, match="epoch of incident 1 whose scores fell is gone"):
+        fallen.replays({"finding": Finding.LEARNING_RATE})

@@ -90,15 +90,30 @@ COLLAPSE = {"step_seconds": 0.08, "miou": [0.3, 0.4, 0.5], "miou_of": {"1:4": 0.
 
 def test_scores_that_collapse_send_the_worker_back_to_before_the_onset_with_half_the_rate(daemon):
     daemon.configure(epochs=9, extra="undo = false")
-    daemon.scenario(**COLLAPSE)
+    daemon.scenario(**COLLAPSE, diagnosis={"1": {"finding": "learning-rate", "onset_step": 16}})
     code, output = daemon.run()
     assert code == 0, output
-    first, second, *_undone = specs(daemon)
+    first, second = specs(daemon)
     assert (first["lr"], second["lr"], second["resume_from"]) == (1e-3, 5e-4, "checkpoints/checkpoint_epoch3.json")
     (incident,) = daemon.history.incidents
-    assert incident.opened.evidence["onset_step"] == daemon.history.epochs[1, 4].step
-    assert alerts_log(daemon).count("FIRING") == 1
+    assert incident.opened.evidence["onset_step"] == daemon.history.epochs[1, 4].step == 16
+    asked = json.loads((daemon.run_dir / "incidents" / "001" / "diagnosis_spec.json").read_text())
+    assert (asked["fallen"], asked["good"][0]) == (
+        "checkpoints/checkpoint_epoch4.json",
+        "checkpoints/checkpoint_epoch3.json",
+    )
     assert "FIRING   CRITICAL miou-collapse" in alerts_log(daemon)
+    assert "is the learning rate: learning rate 0.001 -> 0.0005. Attempt 2 goes on from epoch 3." in alerts_log(daemon)
+    assert [epoch for attempt, epoch in daemon.scored_epochs() if attempt > 1] == list(range(4, 10))
+
+
+def test_scores_that_fell_by_accident_cost_the_fallen_epochs_and_no_setting(daemon):
+    daemon.configure(epochs=9)
+    daemon.scenario(**COLLAPSE, diagnosis={"1": {"finding": "transient", "onset_step": 16}})
+    code, output = daemon.run()
+    assert code == 0, output
+    first, second = specs(daemon)
+    assert (first["lr"], second["lr"], second["resume_from"]) == (1e-3, 1e-3, "checkpoints/checkpoint_epoch3.json")
     assert [epoch for attempt, epoch in daemon.scored_epochs() if attempt > 1] == list(range(4, 10))
 
 

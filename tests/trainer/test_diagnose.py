@@ -10,6 +10,7 @@ import pytest
 import torch
 from segwatch.durable import read_lines
 from segwatch.trainer.__main__ import run as train
+from segwatch.trainer.config import ModelConfig
 from segwatch.trainer.contract import JOURNAL_LINE, AttemptSpec, Drill, ExitCode, JournalLine, Trouble
 from segwatch.trainer.diagnose import main, run
 from segwatch.trainer.diagnosis import Diagnosis, DiagnosisSpec, Finding
@@ -253,3 +254,70 @@ def test_an_incident_can_be_repeated_on_another_device_than_that_of_its_attempt(
     run(asked(spec, device="elsewhere"))
     run(asked(spec))
     assert wanted == ["elsewhere", spec.device]
+
+
+# --- scores that fell though no step went wrong
+
+
+LEARNT = "checkpoints/checkpoint_epoch12.json"
+WITH_A_NETWORK_OF_8 = {"model": ModelConfig(base_channels=8)}
+
+
+@pytest.fixture
+def fell(make_spec) -> Callable[..., Diagnosis]:
+    """fell({"lr": ...}): what is made of epoch 13, trained so behind 12 good ones; more goes to the question."""
+
+    def make(how: dict[str, object], **question: object) -> Diagnosis:
+        first = make_spec(epochs=12, **WITH_A_NETWORK_OF_8)
+        assert train(first.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+        spec = make_spec(**{"attempt": 2, "epochs": 13, "resume_from": LEARNT, **WITH_A_NETWORK_OF_8, **how})
+        assert train(spec.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+        directory = spec.run_dir / "incidents" / "001"
+        directory.mkdir(parents=True)
+        asked = DiagnosisSpec.model_validate(
+            {
+                "run_dir": spec.run_dir,
+                "incident": 1,
+                "attempt": 2,
+                "directory": "incidents/001",
+                "good": (LEARNT, "checkpoints/checkpoint_epoch11.json"),
+                "fallen": "checkpoints/checkpoint_epoch13.json",
+                "seconds": 60,
+                **question,
+            }
+        )
+        path = directory / "diagnosis_spec.json"
+        path.write_text(asked.model_dump_json())
+        return run(path)
+
+    return make
+
+
+def test_a_fall_that_does_not_come_again_was_transient_and_the_statistics_are_named(fell):
+    diagnosis = fell({"drills": (Drill.parse("drift-batchnorm@51"),)})
+    assert diagnosis.finding is Finding.TRANSIENT, diagnosis.because
+    assert "running_var is" in diagnosis.because
+    assert diagnosis.onset_step == 13 * STEPS_PER_EPOCH
+    (row,) = diagnosis.replays
+    assert (row.start, row.first_step, row.steps) == (LEARNT, 49, 4)
+
+
+def test_a_fall_that_comes_again_with_the_same_settings_is_the_learning_rate(fell):
+    diagnosis = fell({"lr": 1.0})
+    assert diagnosis.finding is Finding.LEARNING_RATE, diagnosis.because
+    assert "falls again" in diagnosis.because
+    assert diagnosis.onset_step == 13 * STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({}, "do not show why the scores fell"),
+        ({"good": ("checkpoints/checkpoint_epoch13.json",)}, "no good state lies before step 52"),
+        ({"seconds": 1e-6}, "the time was not enough"),
+    ],
+)
+def test_a_fall_that_training_images_do_not_show_or_that_cannot_be_repeated_is_unknown(fell, question, words):
+    diagnosis = fell({}, **question)
+    assert diagnosis.finding is Finding.UNKNOWN
+    assert words in diagnosis.because
