@@ -43,7 +43,7 @@ def served(run_dir: Path, port: int | None, say: Callable[[str], None]) -> Itera
 
 def start(run_dir: Path, port: int, say: Callable[[str], None]) -> subprocess.Popen[bytes] | None:
     """`None`, and why in words, where it cannot be."""
-    if (taken := _why_not(port)) is not None:
+    if (taken := why_not(port)) is not None:
         say(f"no TensorBoard: port {port} of {HOST} {taken}; name another with --tensorboard-port. The run goes on")
         return None
     try:
@@ -78,8 +78,8 @@ def _arguments(run_dir: Path, port: int) -> list[str]:
     ]
 
 
-def _why_not(port: int) -> str | None:
-    """In words, as TensorBoard itself would find it: by taking the port."""
+def why_not(port: int) -> str | None:
+    """In words why it cannot be served there, as TensorBoard itself would find it: by taking the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
         try:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import reporting
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -45,6 +47,7 @@ def register(app: typer.Typer, console: Callable[[], Console], print_json: Calla
             ),
         ] = None,
         runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")] = Path("runs"),
+        tensorboard_port: reporting.BoardPort = None,
         send: Annotated[bool, typer.Option("--send", help="Really send a test notification to each channel.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")] = False,
     ) -> None:
@@ -54,7 +57,7 @@ def register(app: typer.Typer, console: Callable[[], Console], print_json: Calla
         """
         from . import doctor as checks
 
-        found = checks.examine(config, runs_dir, send=send)
+        found = checks.examine(config, runs_dir, send=send, board_port=tensorboard_port or reporting.BOARD_PORT)
         if json:
             print_json(checks.as_json(found))
         else:

@@ -19,6 +19,7 @@ from ..plain import one_line
 from . import device_checks, memory_checks, place_checks, world_checks
 from .check import Check, fail, gigabytes, ok
 from .config import RunConfig, load_config
+from .reporting import BOARD_PORT
 from .storage import free_bytes
 from .survey import Survey, survey
 
@@ -33,11 +34,14 @@ class Examination:
     checks: tuple[Check, ...]
 
 
-def examine(source: Path | None, runs_dir: Path, *, send: bool = False) -> Examination:
-    """Every check; what is wrong with run.toml is one of them. Without one, the machine alone is looked at."""
+def examine(source: Path | None, runs_dir: Path, *, send: bool = False, board_port: int = BOARD_PORT) -> Examination:
+    """Every check; what is wrong with run.toml is one of them. Without one, the machine alone is looked at.
+
+    `board_port` is where `segwatch run` will be asked to serve TensorBoard.
+    """
     if source is None and RUN_TOML.exists():
         source = RUN_TOML
-    return Examination(source, tuple(_checks(source, runs_dir, send=send)))
+    return Examination(source, tuple(_checks(source, runs_dir, send=send, board_port=board_port)))
 
 
 def exit_code(checks: Sequence[Check]) -> int:
@@ -80,7 +84,7 @@ def before_run(source: Path, config: RunConfig, runs_dir: Path) -> list[Check]:
     return [check for check in checks if check.state != "ok"]
 
 
-def _checks(source: Path | None, runs_dir: Path, *, send: bool) -> Iterator[Check]:
+def _checks(source: Path | None, runs_dir: Path, *, send: bool, board_port: int) -> Iterator[Check]:
     config: RunConfig | None = None
     found: Survey | None = None
     if source is not None:
@@ -104,7 +108,7 @@ def _checks(source: Path | None, runs_dir: Path, *, send: bool) -> Iterator[Chec
     yield place_checks.check_events(runs_dir, scan_seconds=2.0 if config is None else config.watch.scan_seconds)
     if config is not None and found is not None:
         yield place_checks.check_reading(config, found)
-    yield world_checks.check_port()
+    yield world_checks.check_port(board_port)
     if config is not None and source is not None:
         yield from world_checks.check_channels(config.alerts.notify, source.resolve().parent, send=send)
     files = [] if source is None else [source]

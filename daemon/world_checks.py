@@ -18,33 +18,38 @@ from pathlib import Path
 
 from ..durable import write_text
 from ..errors import ConfigError
+from .board_server import HOST, why_not
 from .channels import Channel, address
 from .check import Check, fail, ok, warn
 from .courier import SENT, WAITING, Letter, State
 from .outbox import COURIER_COMMAND
 from .place_checks import nearest
+from .reporting import BOARD_PORT
 
-LOOPBACK = "127.0.0.1"
-PORT = 6006
-"""TensorBoard's own."""
+NEIGHBOURS = 20
+"""Ports above the one that is taken, among which a free one is looked for."""
 SEND_SECONDS = 60.0
 SKEW_SECONDS = 5.0
 AHEAD_SECONDS = 60.0
 CLOCK_SECONDS = 5.0
 
 
-def check_port(port: int = PORT) -> Check:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what only lingers from before is in nobody's way
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            return warn(
-                "tensorboard",
-                f"port {port} is taken ({error.strerror})",
-                f"maybe by a TensorBoard that runs already; another one: tensorboard --port {port + 1} --logdir …",
-            )
-    return ok("tensorboard", f"port {port} is free")
+def check_port(port: int = BOARD_PORT) -> Check:
+    """The one that `segwatch run --tensorboard` takes; another one is `--tensorboard-port`'s to name."""
+    taken = why_not(port)
+    if taken is None:
+        return ok("tensorboard", f"port {port} of {HOST} is free for `segwatch run {_asked(port)}`")
+    free = next((other for other in range(port + 1, port + NEIGHBOURS) if why_not(other) is None), None)
+    remedy = "end what has it" if free is None else f"give `segwatch run` another: --tensorboard-port {free}"
+    return warn(
+        "tensorboard",
+        f"port {port} of {HOST} {taken}, maybe by the TensorBoard of another run: this one would train without",
+        remedy,
+    )
+
+
+def _asked(port: int) -> str:
+    return "--tensorboard" if port == BOARD_PORT else f"--tensorboard-port {port}"
 
 
 # --- notifications

@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from segwatch.daemon import cli, device_checks, doctor, memory_checks, place_checks, world_checks
+from segwatch.daemon import (
+    board_server,
+    cli,
+    device_checks,
+    doctor,
+    memory_checks,
+    place_checks,
+    reporting,
+    world_checks,
+)
 from segwatch.daemon.channels import Channel
 from segwatch.daemon.config import RunConfig, load_config
 from segwatch.daemon.device_checks import DeviceFacts, Gpu
@@ -145,14 +154,25 @@ def test_a_network_file_system_is_told(tmp_path, monkeypatch):
     assert place_checks.check_writing(tmp_path).state == "warn"
 
 
-def test_a_port_that_is_taken_is_told():
+def test_a_port_that_is_taken_is_told_with_one_that_is_free():
     with socket.socket() as taken:
-        taken.bind((world_checks.LOOPBACK, 0))
+        taken.bind((board_server.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         check = world_checks.check_port(port)
         assert (check.state, str(port) in check.found) == ("warn", True)
+        other = int((check.remedy or "").rpartition(" --tensorboard-port ")[2])
+        assert other > port
+        assert board_server.why_not(other) is None
     assert world_checks.check_port(port).state == "ok"
+
+
+def test_the_port_that_is_looked_at_is_the_one_that_a_run_will_take(monkeypatch):
+    asked = []
+    monkeypatch.setattr(world_checks, "why_not", asked.append)
+    assert "`segwatch run --tensorboard`" in world_checks.check_port(reporting.board_port(None, wanted=True)).found
+    assert "`segwatch run --tensorboard-port 7007`" in world_checks.check_port(7007).found
+    assert asked == [6006, 7007]
 
 
 def test_channels_are_looked_at_without_a_word_of_their_address(tmp_path, monkeypatch):
@@ -177,7 +197,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 def test_send_really_sends_and_says_who_does_not_answer(tmp_path, monkeypatch):
-    with ThreadingHTTPServer((world_checks.LOOPBACK, 0), Endpoint) as server:
+    with ThreadingHTTPServer((board_server.HOST, 0), Endpoint) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("SOMEBODY", f"json://127.0.0.1:{server.server_port}/sesame")
         monkeypatch.setenv("NOBODY", "json://127.0.0.1:1/sesame")  # where nobody listens
@@ -240,8 +260,9 @@ def test_a_machine_that_is_ready_says_the_next_command(data, monkeypatch):
 @pytest.mark.usefixtures("_no_torch_needed")
 def test_json_says_the_same_and_a_failed_check_ends_with_1(data, monkeypatch):
     (data / "run.toml").write_text((data / "run.toml").read_text().replace('device = "cpu"', 'device = "cuda"'))
-    done = run("doctor", "run.toml", "--json", cwd=data, monkeypatch=monkeypatch)
+    done = run("doctor", "run.toml", "--json", "--tensorboard-port", "7007", cwd=data, monkeypatch=monkeypatch)
     found = json.loads(done.output)
+    assert any("port 7007 " in check["found"] for check in found["checks"])
     assert (done.exit_code, found["ready"]) == (1, False)
     assert [check["name"] for check in found["checks"] if check["state"] == "fail"] == ["gpu"]
 
