@@ -14,6 +14,7 @@ import psutil
 import pytest
 from segwatch.trainer.standby import WAITS
 
+from ..run_directory import files_without_a_name
 from .conftest import Site, strict
 
 pytestmark = pytest.mark.e2e
@@ -155,6 +156,7 @@ def test_a_killed_worker_is_followed_by_a_standby_that_had_everything_loaded(sit
     assert not waiting.is_running()
     assert strict((log.parent / "exit.json").read_text())["message"] == "stopped on request"
     assert [attempt.plan.delay_seconds for attempt in site.history.attempts] == [0, 0]
+    assert files_without_a_name(site.run_dir) == []
 
 
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ..run_directory import files_without_a_name
 from .conftest import Site, strict
 
 pytestmark = pytest.mark.e2e
@@ -30,6 +31,7 @@ def test_precision_and_data_are_told_apart_and_neither_costs_the_learning_rate(s
     (file,) = strict((site.run_dir / "incidents" / "002" / "diagnosis.json").read_text())["files"]
     assert (site.run_dir / "incidents" / "002" / file["picture"]).stat().st_size > 1000
     assert f"the data: {file['image']} left out from here on" in site.alerts_log()
+    assert files_without_a_name(site.run_dir) == []
 
 
 def test_memory_costs_the_micro_batch_and_a_rate_that_is_too_high_is_lowered_from_before_it_grew(site: Site) -> None:
