@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs fault faults soak bench bench-recovery clean
+.PHONY: run test setup check format lint types layers docs pictures fault faults soak bench bench-recovery clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -45,6 +45,10 @@ clean:
 
 docs: setup  ## docs/configuration.md from the models
 	$(BIN)/python -m segwatch.daemon.reference > docs/configuration.md
+
+RUN ?=
+pictures: setup  ## docs/pictures from a demo, with Chromium: two minutes. Or from a finished one: RUN=segwatch-demo/runs/demo-1
+	$(BIN)/python -m tests.pictures $(RUN)
 
 fault: setup  ## one row of docs/faults.md: make fault ROW=worker-sigkill
 	$(BIN)/pytest tests/faults -m 'fault(name="$(ROW)")'
