@@ -90,7 +90,10 @@ def tensorboard(run: Path, browser: Browser, shot: Path) -> None:
 
 
 def keep(source: Path, name: str, *, widest: int = WIDEST) -> None:
-    """As `docs/pictures/NAME.png`: reduced, and with as many colours as the limit allows."""
+    """As `docs/pictures/NAME.png`: reduced, and with as many colours as the limit allows.
+
+    Those that cover most of the colour space: chosen by frequency, a rare class would get the colour of another one.
+    """
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
     if picture.width > widest:
@@ -98,7 +101,9 @@ def keep(source: Path, name: str, *, widest: int = WIDEST) -> None:
         picture = picture.resize((widest, height), Image.Resampling.LANCZOS)
     target = PICTURES / f"{name}.png"
     for colours in COLOURS:
-        picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(target, optimize=True)
+        picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            target, optimize=True
+        )
         if target.stat().st_size < LIMIT_BYTES:
             print(f"{target}: {picture.width}x{picture.height}, {target.stat().st_size // 1000} kB")
             return
