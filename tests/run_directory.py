@@ -29,6 +29,13 @@ def named() -> list[str]:
     return [path for row in rows for path in re.findall(r"`([^`]+)`", row)] + more
 
 
+def may_go() -> list[str]:
+    """Those of which the page says that they may be deleted, at any time or when nothing runs."""
+    rows = [line.split("|") for line in PAGE.splitlines() if line.startswith("| `")]
+    free = [row[1] for row in rows if row[4].strip().startswith(("yes", "when nothing runs"))]
+    return [path for cell in free for path in re.findall(r"`([^`]+)`", cell)]
+
+
 def pattern(path: str) -> re.Pattern[str]:
     return re.compile(PLACEHOLDER.sub(lambda found: PLACEHOLDERS[found[0]], re.escape(path)))
 

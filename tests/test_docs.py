@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,23 +50,6 @@ def test_the_run_toml_of_the_readme_is_valid():
     assert blocks
     for block in blocks:
         assert isinstance(parse_config(block.encode(), Path("README.md")), RunConfig)
-
-
-def test_every_command_of_the_readme_exists():
-    commands = set(re.findall(r"^segwatch (\w+)(?: run\.toml| +#|$)", README, flags=re.MULTILINE))
-    assert commands >= {"audit", "run", "status", "alerts", "best", "stop"}
-    for command in sorted(commands):
-        help_ = subprocess.run(
-            [Path(sys.executable).with_name("segwatch"), command, "--help"], capture_output=True, text=True, check=False
-        )
-        assert help_.returncode == 0
-        assert "Usage: segwatch" in help_.stdout
-
-
-def test_every_make_verb_of_the_readme_exists():
-    makefile = (REPOSITORY / "Makefile").read_text()
-    for verb in set(re.findall(r"make (run|test|setup|check|docs)\b", README)):
-        assert re.search(rf"^{verb}:", makefile, flags=re.MULTILINE)
 
 
 def test_every_alert_code_has_its_row():

@@ -18,9 +18,10 @@ from segwatch.daemon.wishes import Wish, place
 from .conftest import REPOSITORY
 from .daemon.conftest import Daemon, write_data
 from .daemon.test_doctor import FRAMES, config_of
-from .run_directory import PAGE, PLACEHOLDER, files_without_a_name, named, pattern
+from .run_directory import PAGE, PLACEHOLDER, files_without_a_name, may_go, named, pattern
 
 ROOMS = ("daemon", "trainer", "evaluator", "data", "checkpoints")
+NOTIFIED = '[alerts]\nnotify = ["file:nobody.url"]\nnotify_wait_seconds = 0\n'
 BY_OTHERS = frozenset({"-journal", "events.out.tfevents."})
 """Named by SQLite and by TensorBoard."""
 CUTS = range(1, 20)
@@ -34,10 +35,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.clean()
 
 
-def test_every_file_of_a_run_that_was_broken_in_many_ways_is_named(daemon):
+def test_every_file_of_a_broken_run_is_named_and_it_goes_on_without_those_that_may_go(daemon):
     """A replay, a restart, a corrupt checkpoint, a notification that nobody takes, somebody who asks for silence."""
     (daemon.place / "nobody.url").write_text("json://127.0.0.1:1/nobody\n")
-    daemon.configure(extra='[alerts]\nnotify = ["file:nobody.url"]\nnotify_wait_seconds = 0\n')
+    daemon.configure(extra=NOTIFIED)
     daemon.scenario(faults={"1:10": "nan"}, flip=["1:1"], diagnosis={"1": {"finding": "transient"}})
     code, output = daemon.run()
     assert code == 0, output
@@ -47,6 +48,16 @@ def test_every_file_of_a_run_that_was_broken_in_many_ways_is_named(daemon):
     seldom = ("incidents/NNN/batch.pt", "checkpoints/quarantine/*", "outbox/CHANNEL/waiting/*.json", "requests/*.json")
     for path in seldom:
         assert any(pattern(path).fullmatch(file) for file in found), path
+
+    gone = [file for file in found if any(pattern(path).fullmatch(file) for path in may_go())]
+    assert {"state.db", "glance.json", "alerts.log", "results.csv", "best_test.pth", "daemon.lock"} <= set(gone)
+    for file in gone:
+        (daemon.run_dir / file).unlink()
+    daemon.configure(epochs=4, extra=NOTIFIED)
+    code, output = daemon.run()
+    assert code == 0, f"without what may go, the run does not go on:\n{output}"
+    assert {row["epoch"] for row in daemon.rows()} == {"1", "2", "3", "4"}
+    assert (daemon.run_dir / "incidents" / "001" / "postmortem.md").exists()
 
 
 @cache
