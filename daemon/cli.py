@@ -28,8 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 finished, 1 gave up, 2 usage, 75 run held by another daemon, 78 configuration or data wrong, "
-    "130 / 143 stopped by Ctrl-C / SIGTERM.",
+    epilog="Exit codes: 0 finished, 1 gave up, 2 usage, 74 the disk refuses, 75 run held by another daemon, "
+    "78 configuration or data wrong, 130 / 143 stopped by Ctrl-C / SIGTERM.",
 )
 
 EX_SOFTWARE = 70
