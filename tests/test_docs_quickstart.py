@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 from segwatch.daemon import cli, demo, device_checks
 from segwatch.daemon.device_checks import DeviceFacts
+from segwatch.data.layouts import find_layout
 from segwatch.data.scenes import write_scenes
 from typer.testing import CliRunner
 
@@ -56,6 +58,25 @@ def test_each_command_that_init_prints_is_the_next_one_of_the_page(folder):
     told = re.findall(r"^  (segwatch .*)$", done.output, flags=re.MULTILINE)
     assert told == [f"segwatch {verb} tiles/run.toml" for verb in ("doctor", "audit")]
     assert all(f"$ {command}\n" in PAGE for command in told)
+
+
+LAYOUTS = re.findall(r"^(tiles/\S+)\s+(tiles/\S+)", PAGE, flags=re.MULTILINE)
+
+
+def test_it_shows_three_kinds_of_folders():
+    assert len(LAYOUTS) == 3
+
+
+@pytest.mark.parametrize(("image", "mask"), LAYOUTS)
+def test_each_folder_that_it_shows_is_found_by_its_names(tmp_path, image, mask):
+    splits = ("train", "val", "test") if "/train/" in image else ("train",)
+    for path, letter, split in itertools.product((image, mask), "abcdef", splits):
+        file = tmp_path / path.replace("/train/", f"/{split}/").replace("/a.", f"/{letter}.").replace(
+            "/a_", f"/{letter}_"
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert find_layout(tmp_path / "tiles").total == 6 * len(splits)
 
 
 def test_the_demo_that_it_describes_is_the_demo():
