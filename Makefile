@@ -47,7 +47,7 @@ docs: setup  ## docs/configuration.md from the models
 	$(BIN)/python -m segwatch.daemon.reference > docs/configuration.md
 
 RUN ?=
-pictures: setup  ## docs/pictures from a demo, with Chromium: two minutes. Or from a finished one: RUN=segwatch-demo/runs/demo-1
+pictures: setup  ## docs/pictures from a demo, with Chromium: some minutes. Or from a finished one: RUN=segwatch-demo/runs/demo-1
 	$(BIN)/python -m tests.pictures $(RUN)
 
 fault: setup  ## one row of docs/faults.md: make fault ROW=worker-sigkill
