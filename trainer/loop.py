@@ -270,7 +270,8 @@ class Session:
                 self._save_recovery()
                 self.journal.write(Phase(time=self.journal.now(), phase="training"))
         self._observe(wait=True)
-        self._tell()
+        if self._teller.pace.untold:
+            self._tell()
         self._close_epoch()
 
     def _step(self, indices: list[int]) -> None:

@@ -17,7 +17,7 @@ class Told:
     loss: float | None
     """Mean over the steps; `None` where there was none."""
     images_per_second: float
-    """While stepping: time spent on saving is no step's time."""
+    """While stepping: time spent on saving is no step's time. Without a step, what it was before."""
     p99_step_seconds: float
     """Over the last few hundred steps."""
 
@@ -29,7 +29,7 @@ class Pace:
         self._clock = clock
         self._seconds: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._began = self._told_at = clock()
-        self._stand_in = 0.0
+        self._stand_in = self._rate = 0.0
         self._images = 0
         self._spent = 0.0
         self._losses: list[float] = []
@@ -51,14 +51,20 @@ class Pace:
         if math.isfinite(loss):
             self._losses.append(loss)
 
+    @property
+    def untold(self) -> bool:
+        """Whether a step or a loss came since the last telling. On a GPU the last losses come after their steps."""
+        return bool(self._images or self._losses)
+
     def since_told(self) -> float:
         return self._clock() - self._told_at
 
     def tell(self) -> Told:
         """The figures so far; counting begins anew."""
+        self._rate = self._images / self._spent if self._spent else self._rate
         told = Told(
             loss=math.fsum(self._losses) / len(self._losses) if self._losses else None,
-            images_per_second=self._images / self._spent if self._spent else 0.0,
+            images_per_second=self._rate,
             p99_step_seconds=self._p99(),
         )
         self._told_at = self._clock()

@@ -50,3 +50,16 @@ def test_time_between_steps_slows_no_step_down_and_each_telling_begins_anew():
     assert told.loss == 1.5
     assert pace.since_told() == 0
     assert pace.tell().loss is None
+
+
+def test_the_last_losses_of_an_epoch_come_without_a_step_and_are_told_at_its_speed():
+    clock = Clock()
+    pace = Pace(clock=clock)
+    take_step(pace, clock, 1.0)
+    assert pace.untold
+    pace.tell()
+    assert not pace.untold
+    pace.note_loss(1.0)
+    assert pace.untold
+    assert (told := pace.tell()).loss == 1.0
+    assert told.images_per_second == pytest.approx(4.0)
