@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..durable import dumps
 from ..plain import one_line
+from . import next_steps
 from .alert_book import AlertBook, Told
 from .evidence import evidence_words
 from .rundir import RunDir, shown
@@ -25,6 +26,8 @@ OVER_SHOWN = 20
 """Alerts that are over, the newest ones; `--since` shows older ones."""
 SEVERITIES = ("info", "warning", "critical")
 STYLES = {"info": "bold cyan", "warning": "bold yellow", "critical": "bold red"}
+INCIDENT = "incident:"
+"""What the fingerprint of such an alert begins with; its number follows."""
 KEYS = ("code", "severity", "state", "since", "cause", "evidence", "action", "advice", "drill", "fingerprint")
 
 
@@ -79,6 +82,14 @@ def show(run: RunDir, wanted: Wanted, console: Console, now: float) -> None:
     for each in [*newest, *firing]:
         console.print(block(each, book, run, now), soft_wrap=True, highlight=False)
     _print(console, _closing(told, asked, firing))
+    _print(console, next_steps.block(_then(run, [*newest, *firing])))
+
+
+def _then(run: RunDir, told: Sequence[Told]) -> str:
+    """The story of the last of them that has one."""
+    prints = [alert["fingerprint"] for _, alert in told]
+    incidents = [each.removeprefix(INCIDENT) for each in prints if each.startswith(INCIDENT)]
+    return next_steps.command("why", run.path, incidents[-1]) if incidents else next_steps.command("status", run.path)
 
 
 def follow(

@@ -13,8 +13,12 @@ from ..data.audit_page import write_audit
 from ..data.config import SPLITS
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
+from . import next_steps
 from .config import RunConfig
 from .screen import nobody_may_look
+
+REHEARSAL = "nan-loss@30"
+"""Early, so that nobody waits for it, and after the first step, which is slow."""
 
 
 def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Collection[str] = SPLITS) -> AuditReport:
@@ -66,6 +70,13 @@ def require_told(report: AuditReport) -> None:
     if report.resolved is None:
         number = len(report.errors)
         raise ConfigError(f"not ready to train: {'1 error' if number == 1 else f'{number} errors'}, told by the audit")
+
+
+def tell_next(source: Path, console: Console) -> None:
+    """The run, and the same with a fault on purpose for who wants to see it recover before trusting it."""
+    run = next_steps.command("run", source)
+    say(console, next_steps.block(run, heading="Look at audit.png. Next:"))
+    say(console, f"or the same, with one fault made on purpose, to see how it recovers:\n  {run} --drill {REHEARSAL}")
 
 
 def say(console: Console, words: str) -> None:

@@ -150,7 +150,7 @@ def audit(
     The same, with every file and a picture of images beside their masks, is written into audit.md and audit.png.
     """
     from ..data.audit_view import render
-    from .auditing import audit_data, keep_audit, require_told, require_trainable, tell_effort
+    from .auditing import audit_data, keep_audit, require_told, require_trainable, tell_effort, tell_next
     from .config import load_config
 
     settings = load_config(config)
@@ -164,6 +164,8 @@ def audit(
     if not json:
         require_told(report)
     require_trainable(report, settings)
+    if not json:
+        tell_next(config, _console())
 
 
 @app.command(short_help="Score any checkpoint, any time: a run's gaps, or a foreign directory.")

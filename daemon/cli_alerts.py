@@ -47,6 +47,7 @@ def status(
         print_json(figures)
     else:
         status_view.show(figures, console())
+        status_view.show_next(figures, console())
 
 
 def alerts(

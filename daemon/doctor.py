@@ -6,7 +6,6 @@ What is looked at, and what is said of it, is each check's own business.
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
+from ..data.audit_page import PAGE as AUDIT_MD
 from ..errors import ConfigError
 from ..plain import one_line
-from . import device_checks, memory_checks, place_checks, world_checks
+from . import device_checks, memory_checks, next_steps, place_checks, world_checks
 from .check import Check, fail, gigabytes, ok
 from .config import RunConfig, load_config
 from .reporting import BOARD_PORT
@@ -69,9 +69,16 @@ def say(found: Examination, console: Console) -> None:
     if failed:
         _say(console, f"\nNot ready: {failed} of {len(found.checks)} checks failed; their lines say what to do.")
     elif found.config is None:
-        _say(console, "\nThe machine is ready. Next:\n  segwatch init DIR")
+        _say(console, next_steps.block("segwatch init DIR", heading="The machine is ready. Next:"))
     else:
-        _say(console, f"\nReady. Next:\n  segwatch run {shlex.quote(str(found.config))}")
+        _say(console, next_steps.block(*_then(found.config), heading="Ready. Next:"))
+
+
+def _then(source: Path) -> Iterator[str]:
+    """Nobody should train on data that nobody has looked at."""
+    if not (source.parent / AUDIT_MD).exists():
+        yield next_steps.command("audit", source)
+    yield next_steps.command("run", source)
 
 
 def before_run(source: Path, config: RunConfig, runs_dir: Path) -> list[Check]:

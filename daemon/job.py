@@ -23,6 +23,7 @@ from ..data.audit_view import render
 from ..data.resolved import ResolvedData
 from ..plain import one_line
 from ..trainer.contract import AttemptSpec, Drill
+from . import next_steps
 from .accepting import Accepted, compare_with_frozen, record_accepted
 from .alerts import AlertLog
 from .auditing import audit_data, keep_audit, require_trainable, say
@@ -179,6 +180,9 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
     report, data = _audited(source, config, console)
     create(run, source, config, data, report.files)
     keep_audit(report, run.path, console)
+    if not isinstance(console, JsonConsole):
+        look = next_steps.command("status", run.path, "--watch")
+        say(console, f"Ctrl-C saves and stops; from another terminal, look at it with: {look}")
     return Begun(new=True, changes={})
 
 

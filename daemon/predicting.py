@@ -23,6 +23,7 @@ from ..errors import UsageError
 from ..evaluator.report import Working
 from ..evaluator.task import Predicted, PredictTask, Source, Spoiled, Target, TaskAnswer
 from ..plain import one_line
+from . import next_steps
 from .choosing import Choice, Wish, choose
 from .errands import PREDICT, send
 from .freezing import frozen_config, frozen_data
@@ -221,6 +222,8 @@ def say(prediction: Prediction, console: Console) -> None:
         _say(console, "  *_ids.png class ids   *_colour.png class colours   *_overlay.png to look at, with a legend")
     if spoiled:
         _say(console, f"{_images(spoiled)} could not be predicted, see above")
+    if done:
+        _say(console, next_steps.block(next_steps.command("report", prediction.task.source.run_dir)))
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:

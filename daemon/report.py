@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..durable import write_text
 from ..plain import one_line
-from . import views
+from . import next_steps, views
 from .document import as_html, as_markdown
 from .freezing import frozen_data
 from .history import History
@@ -36,6 +36,8 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
     console.print("\nwhere to look:")
     for what, where in places(run):
         console.print(f"  {what:12} {where}", soft_wrap=True, highlight=False, markup=False)
+    then = next_steps.block(*(next_steps.command(verb, run.path) for verb in ("status", "best")))
+    console.print(then, soft_wrap=True, highlight=False, markup=False)
 
 
 def write_report(run: RunDir, history: History) -> None:
@@ -60,6 +62,9 @@ def report_on(run: RunDir, console: Console) -> None:
     for name in ("report.html", "report.md", CURVES):
         if (run.path / name).exists():
             console.print(f"written: {run.path / name}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        "\nOpen report.html in a browser: one file, with its pictures in it.", soft_wrap=True, highlight=False
+    )
 
 
 def _draw(run: RunDir, history: History) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from ..durable import dumps
 from ..plain import one_line
-from . import verdict
+from . import next_steps, verdict
 from .looking import Looker
 from .rundir import RunDir
 from .spans import duration, stamp
@@ -41,6 +42,20 @@ MEANINGS = {
 
 def show(figures: dict[str, Any], console: Console) -> None:
     console.print(drawn(figures, time.time()), soft_wrap=True, highlight=False)
+
+
+def show_next(figures: dict[str, Any], console: Console) -> None:
+    """Below the page of somebody who looks once: the command that answers what the page leaves open."""
+    run = Path(figures["run"])
+    if figures["firing"] or (figures["attempt"] or 1) > 1:
+        then = next_steps.command("alerts", run)
+    elif figures["worker_pid"] is not None:
+        then = next_steps.command("status", run, "--watch")
+    elif figures["last"] is not None:
+        then = next_steps.command("best", run)
+    else:
+        return
+    console.print(Text.assemble((f"{'next':13} ", "bold"), then), soft_wrap=True, highlight=False)
 
 
 def watch(run: RunDir, console: Console, *, json: bool, enough: Callable[[], bool] = lambda: False) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..plain import one_line
+from . import next_steps
 from .alerts import stamp
 from .events import AlertState
+from .freezing import frozen_data
 from .history import History
 from .members import Incident
 from .rules import change_words
@@ -100,6 +103,25 @@ def print_best(look: Look, console: Console) -> None:
     lines = [line for split in ("test", "val") for line in _best_lines(look, split)]
     for line in [*lines, gap_words(look.history)] if lines else ["no epoch has a score yet"]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if lines:
+        console.print(next_steps.block(*_uses(look.run)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _uses(run: RunDir) -> Iterator[str]:
+    """What the best network is good for; the test images are there to try it on, until a person has others."""
+    yield next_steps.command("predict", to_try_it_on(frozen_data(run)) or "IMAGES", "--run", run.path)
+    yield next_steps.command("report", run.path)
+
+
+def to_try_it_on(data: ResolvedData) -> Path | None:
+    """The directory of the test images, or one of them where others lie beside them; `None` where they are gone."""
+    image = next((data.root / pair.image for pair in data.splits.get("test", ())), None)
+    if image is None or not image.is_file():
+        return None
+    others = {other.image for name, split in data.splits.items() if name != "test" for other in split}
+    others |= {pair.mask for split in data.splits.values() for pair in split}
+    mixed = any((data.root / other).parent == image.parent for other in others)
+    return image if mixed else image.parent
 
 
 def _best_lines(look: Look, split: str) -> Iterator[str]:

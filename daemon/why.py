@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..errors import UsageError
+from . import next_steps
 from .history import History
 from .members import Incident
 from .postmortem import PAGE, PICTURE, Postmortem, as_json, gather, incident_dir, page
@@ -59,6 +60,8 @@ def print_why(run: RunDir, known: Postmortem, console: Console) -> None:
     for name in (PAGE, PICTURE):
         if (directory / name).exists():
             console.print(str(directory / name), soft_wrap=True, highlight=False, markup=False)
+    then = next_steps.block(next_steps.command("best", run.path))
+    console.print(then, soft_wrap=True, highlight=False, markup=False)
 
 
 def why_json(known: Postmortem | None) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_an_alert_answers_what_a_person_asks_in_the_order_in_which_they_ask_it(s
     assert site.printed() == "no alerts: nothing has gone wrong so far\n"
     site.tell(NAN)
     site.now = 1090.0
-    head, *answers, closing = filter(None, site.printed().splitlines())
+    head, *answers, closing, heading, then = filter(None, site.printed().splitlines())
     assert head == "FIRING critical nan-loss [DRILL nan-loss@80]  since 1970-01-01T00:16:40Z (1 min 30 s)"
     assert [line.split(maxsplit=1)[0] for line in answers] == ["what", "evidence", "done", "to", "noted"]
     assert "[red]markup[/red]" in answers[0]
@@ -114,6 +114,7 @@ def test_an_alert_answers_what_a_person_asks_in_the_order_in_which_they_ask_it(s
     assert "segwatch ack " in answers[4]
     assert answers[4].endswith("incident:1`")
     assert closing == "1 firing (1 critical), 0 over"
+    assert (heading, then) == ("Next:", f"  segwatch why {site.run.path} 1")
 
 
 def test_what_fires_stands_last_and_what_is_over_says_how_long_it_held(site):
@@ -123,7 +124,13 @@ def test_what_fires_stands_last_and_what_is_over_says_how_long_it_held(site):
     text = site.printed()
     assert text.index("RESOLVED warning miou-stall") < text.index("FIRING critical nan-loss")
     assert "over after 1 min 05 s" in text
-    assert text.splitlines()[-1] == "1 firing (1 critical), 1 over"
+    assert "\n1 firing (1 critical), 1 over\n" in text
+    assert text.splitlines()[-1].endswith(" 1"), "the story of the incident, though another alert changed after it"
+
+
+def test_what_has_no_story_leads_back_to_the_status(site):
+    site.tell(STALL)
+    assert site.printed().endswith(f"\nNext:\n  segwatch status {site.run.path}\n")
 
 
 def test_of_many_that_are_over_the_newest_stand_there_and_how_to_see_the_others(site):

@@ -291,7 +291,8 @@ def test_why_prints_what_the_daemon_wrote(two):
     kept = [line for line in page if not line.startswith("| 1970") and "time lost" not in line]
     assert kept
     assert [line for line in kept if line not in told] == []
-    assert told[-1] == str(two.path / "incidents" / "002" / "postmortem.md")
+    assert str(two.path / "incidents" / "002" / "postmortem.md") in told
+    assert told[-2:] == ["Next:", f"  segwatch best {two.path}"]
 
 
 def test_why_is_a_page_on_a_terminal_and_markdown_in_a_pipe(two):

@@ -49,7 +49,8 @@ def run(a_run):
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> RunDir:
     (tmp_path / "evaluations").mkdir()
-    monkeypatch.setattr(reporting, "frozen_data", lambda _run: DATA)
+    for module in (reporting, views):
+        monkeypatch.setattr(module, "frozen_data", lambda _run: DATA)
     return RunDir(tmp_path)
 
 
@@ -285,6 +286,7 @@ def test_best_names_worst_images_policy_and_the_other_dice_for_a_person(place, r
     assert "worst images by their own mIoU: tile_1.png 10.00 %, tile_2.png 20.00 %, tile_3.png 30.00 %\n" in text
     assert "per-image foreground Dice 39.80 %" in text
     assert POLICY in text
+    assert text.endswith(f"Next:\n  segwatch predict IMAGES --run {place.path}\n  segwatch report {place.path}\n")
 
 
 def test_best_holds_them_all_for_a_program(place, run):

@@ -179,6 +179,7 @@ def test_a_plain_status_is_understood_as_the_parser_understands_it(arguments, mo
     monkeypatch.setattr(verdict, "status", note("status"))
     monkeypatch.setattr(cli_alerts, "console", lambda: "here")
     monkeypatch.setattr(status_view, "show", note("show"))
+    monkeypatch.setattr(status_view, "show_next", note("next"))
     monkeypatch.setattr(status_view, "watch", note("watch"))
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     parsed, told[:] = list(told), []

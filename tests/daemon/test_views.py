@@ -10,6 +10,7 @@ from rich.console import Console
 from segwatch.daemon import views
 from segwatch.daemon.events import AlertChanged, AlertState, Severity
 from segwatch.daemon.rundir import RunDir
+from segwatch.data.resolved import ResolvedData
 from segwatch.durable import dumps
 
 NASTY = 'a "quoted"\nline [red]markup[/red] \x1b[31m ü'
@@ -83,7 +84,9 @@ def test_best_has_its_keys_with_and_without_a_score(tmp_path, run):
     assert found["gap"] == pytest.approx(0.1)
 
 
-def test_best_says_in_words_what_choosing_by_val_gives_away(tmp_path, run):
+def test_best_says_in_words_what_choosing_by_val_gives_away(tmp_path, run, monkeypatch):
+    data = ResolvedData(root=tmp_path, scale=1.0, classes=(), splits={"train": (), "val": (), "test": ()})
+    monkeypatch.setattr(views, "frozen_data", lambda _run: data)
     assert "no epoch has a score yet" in printed(views.print_best, look(tmp_path, run))
     run.trains(1, test=0.4, val=0.6)
     run.trains(2, test=0.5, val=0.5)
