@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs pictures fault faults soak bench bench-recovery clean
+.PHONY: run test setup check format lint types layers docs pictures tour fault faults soak bench bench-recovery clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -49,6 +49,9 @@ docs: setup  ## docs/configuration.md from the models
 RUN ?=
 pictures: setup  ## docs/pictures from a demo, with Chromium: some minutes. Or from a finished one: RUN=segwatch-demo/runs/demo-1
 	$(BIN)/python -m tests.pictures $(RUN)
+
+tour: setup  ## docs/tour.md: a newcomer's way on the real tiles of ../shared, screen by screen: a minute or two
+	$(BIN)/python -m tests.e2e.newcomer --write
 
 fault: setup  ## one row of docs/faults.md: make fault ROW=worker-sigkill
 	$(BIN)/pytest tests/faults -m 'fault(name="$(ROW)")'

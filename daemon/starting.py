@@ -29,6 +29,7 @@ from ..durable import write_text
 from ..errors import ConfigError, UsageError
 from ..plain import one_line
 from .config import parse_config
+from .rundir import shown
 from .starting_config import Start, fitting_scale, lacking_split, run_toml
 from .survey import sizes_of
 
@@ -214,7 +215,8 @@ def _findings(found: _Found, folder: Path) -> Iterator[str]:
     if lacking:
         yield f"           there is no {lacking}: the other held-out split serves as both, which flatters"
     if found.new_table is not None:
-        yield f"classes    no table beside the data fits, so one was written: {found.new_table[0]}; put in the names"
+        written = shown(found.new_table[0])
+        yield f"classes    no table beside the data fits, so one was written: {written}; put in the names"
     else:
         yield f"classes    {found.report.class_table}: fits"
     for candidate in found.candidates:

@@ -146,7 +146,7 @@ def _progress_words(figures: dict[str, Any], now: float) -> str:
 
 def _left_words(figures: dict[str, Any]) -> str:
     if figures["seconds_left"] is None:
-        return "-"
+        return "none" if figures["state"] == "finished" else "-"
     each = figures["epoch_seconds"]
     return f"about {duration(figures['seconds_left'])}" + (f" ({duration(each)} an epoch)" if each else "")
 

@@ -21,6 +21,8 @@ class Watched:
     """The run `runs/run` below `place`, and the processes that were started on it."""
 
     deadline_seconds = 60.0
+    columns = 200
+    """How wide the terminal is that nobody sits at."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -34,7 +36,7 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": str(self.columns)},
         )
         self.children.append(child)
         return child

@@ -90,6 +90,7 @@ def test_a_low_score_is_no_verdict_before_ten_epochs_and_one_when_it_is_over(tmp
     assert words(sight(tmp_path, run))["grade"] == "below 30 %, which is early to judge at epoch 3\n"
     run.tell(RunFinished())
     assert words(sight(tmp_path, run))["grade"] == "needs debugging (below 30 %)\n"
+    assert words(sight(tmp_path, run))["time left"] == "none\n"
 
 
 def test_earlier_runs_are_named(tmp_path, run):
