@@ -15,6 +15,7 @@ from . import next_steps, views
 from .document import as_html, as_markdown
 from .freezing import frozen_data
 from .history import History
+from .json_lines import JsonConsole
 from .report_parts import CURVES, document, places, winners
 from .rundir import RunDir
 from .screen import nobody_may_look
@@ -36,8 +37,6 @@ def print_closing(run: RunDir, history: History, console: Console) -> None:
     console.print("\nwhere to look:")
     for what, where in places(run):
         console.print(f"  {what:12} {where}", soft_wrap=True, highlight=False, markup=False)
-    then = next_steps.block(*(next_steps.command(verb, run.path) for verb in ("status", "best")))
-    console.print(then, soft_wrap=True, highlight=False, markup=False)
 
 
 def write_report(run: RunDir, history: History) -> None:
@@ -125,3 +124,7 @@ def _print_end(run: RunDir, history: History, console: Console) -> None:
     if history.gave_up is not None:
         console.print(f"\nGAVE UP: {one_line(history.gave_up.reason)}", soft_wrap=True, highlight=False, markup=False)
         console.print("mend the cause, then add --retry to go on from the last good state", highlight=False)
+    if not isinstance(console, JsonConsole):
+        useful = ("status", "alerts") if history.gave_up is not None else ("status", "best")
+        then = next_steps.block(*(next_steps.command(verb, run.path) for verb in useful))
+        console.print(then, soft_wrap=True, highlight=False, markup=False)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from segwatch.daemon import doctor, next_steps, status_view, verdict
+from segwatch.daemon import doctor, next_steps, report, status_view, verdict
 from segwatch.daemon.check import ok
+from segwatch.daemon.events import Event, GaveUp, RunFinished
+from segwatch.daemon.json_lines import JsonConsole
+from segwatch.daemon.rundir import RunDir
 from segwatch.daemon.views import to_try_it_on
 from segwatch.data.resolved import Pair, ResolvedData
 
@@ -84,6 +87,39 @@ def test_status_leads_to_what_it_leaves_open(tmp_path, a_run):
     assert after_status(sight(tmp_path, run)).split(maxsplit=1)[1] == f"segwatch best {place}\n"
     fires(run)
     assert after_status(sight(tmp_path, run)).split(maxsplit=1)[1] == f"segwatch alerts {place}\n"
+
+
+@pytest.fixture
+def closing(here, a_run, monkeypatch):
+    """What is printed at the end of a run that ends like this."""
+    monkeypatch.setattr(report, "frozen_data", lambda _run: data(here))
+
+    def said(console: Console, file: io.StringIO, ends: Event) -> str:
+        run = a_run()
+        run.begins(epochs=1)
+        run.tell(ends)
+        report.say_how_it_went(RunDir(here / "runs" / "a run"), run.history, console, 0)
+        return file.getvalue()
+
+    return said
+
+
+@pytest.mark.parametrize(
+    ("ends", "verbs"),
+    [(RunFinished(), ("status", "best")), (GaveUp(reason="no remedy is left", exit_code=1), ("status", "alerts"))],
+    ids=["finished", "gave up"],
+)
+def test_the_end_of_a_run_leads_on(closing, ends, verbs):
+    file = io.StringIO()
+    _, _, then = closing(Console(file=file), file, ends).partition("\nNext:\n")
+    assert then.splitlines() == [f"  segwatch {verb} 'runs/a run'" for verb in verbs]
+
+
+def test_in_lines_for_programs_it_does_not(closing):
+    file = io.StringIO()
+    said = closing(JsonConsole(file), file, RunFinished())
+    assert "where to look" in said
+    assert "Next" not in said
 
 
 def test_doctor_sends_nobody_to_train_on_data_that_nobody_has_looked_at(here):
