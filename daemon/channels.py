@@ -99,9 +99,22 @@ def address(reference: str, base: Path, environment: Mapping[str, str]) -> str:
 
 
 def require_addresses(channels: Iterable[Channel], base: Path) -> None:
-    """Raises ConfigError for a channel whose address is not to be had: better now than at 3 a.m."""
+    """Raises ConfigError for all channels whose address is not to be had: better now than at 3 a.m."""
+    refused: list[ConfigError] = []
     for channel in channels:
-        address(channel.url, base, os.environ)
+        try:
+            address(channel.url, base, os.environ)
+        except ConfigError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        told = [f"  {error.what}: {error.remedy}" for error in refused]
+        raise ConfigError(
+            "\n".join([f"{len(refused)} addresses are not to be had:", *told]),
+            where=refused[0].where,
+            remedy="mend these, or take them out of the list",
+        )
 
 
 def _first_line(path: Path) -> str:
@@ -111,7 +124,9 @@ def _first_line(path: Path) -> str:
         return next((line.strip() for line in content.decode().splitlines() if line.strip()), "")
     except OSError as error:
         raise ConfigError(
-            f"file:{path} cannot be read: {error.strerror}", where="alerts.notify", remedy="mend the path"
+            f"file:{path} cannot be read: {error.strerror}",
+            where="alerts.notify",
+            remedy="write the apprise URL into it",
         ) from error
     except UnicodeDecodeError:
         return ""

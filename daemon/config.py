@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
+import re
+import shlex
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from ..checkpoints.config import CheckpointConfig
 from ..data.config import LAST_ID, SPLITS, AugmentConfig, DataConfig, split_mistakes
 from ..durable import dumps, read_text
 from ..errors import ConfigError
 from ..evaluator.config import EvaluatorConfig
+from ..nearby import did_you_mean, nearest, nearest_path
 from ..section import Section
+from ..toml_lines import line_of, lines_of
 from ..trainer.config import LossConfig, ModelConfig, TrainerConfig
 from . import channels
 from .channels import Channel
 from .quiet import Hours, TimeOfDay
+from .toml_mistakes import no_text, no_toml
 
 FILE_LIMIT_BYTES = 1 << 20
+LIKENESS = 0.5
+"""From which on a key is worth proposing: what is known there is a short list."""
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,11 +42,22 @@ IN_WORDS = {
     "data.merge": f"the ids that become one class, such as {{ 1 = [1, 17] }}; ids are {IDS}",
     "data.ignore": f'a list of ids {IDS} and of colours such as "#000000"',
     "loss.class_weights": '"none", "median-frequency", "inverse", or a list of one number per class, 0 or more',
+    "trainer.device": '"auto", "cpu", "cuda" or one GPU of several, such as "cuda:1"',
+    "evaluator.device": '"auto", "cpu" or a GPU by its number, such as "cuda:0"',
     "augment.scale": "two numbers from 0.1 to 10, such as [0.8, 1.25]",
 }
 """What may stand where there are several possibilities; pydantic would complain about each of them."""
-TOML_WORDS = {"valid array": "list", "valid list": "list", "valid tuple": "list", "object": "table"}
-"""TOML's names for what JSON calls otherwise."""
+TOML_WORDS = {
+    "a valid array": "a list",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "an object": "a table",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text in quotes",
+}
+"""A person's names for what JSON calls otherwise."""
 SYNONYMS = {"learning_rate": "lr", "bs": "batch_size", "mixed_precision": "amp", "clip": "clip_grad_norm"}
 """What other programs call it."""
 ELSEWHERE = dict.fromkeys(("pattern", "group", "group_pattern", "scene_pattern"), "data.scene_pattern")
@@ -153,13 +172,11 @@ def load_config(path: Path, needed: Collection[str] = SPLITS) -> RunConfig:
     `needed` are the splits that it must name.
     """
     try:
-        text = read_text(path, limit=FILE_LIMIT_BYTES)
+        text = read_text(path, limit=FILE_LIMIT_BYTES, encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=path, remedy="give the path of a run.toml"
-        ) from error
+        raise ConfigError(f"cannot be read: {error.strerror}", where=path, remedy=_another_file(path)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"not TOML: {error}", where=path, remedy="mend the line that it names") from error
+        raise no_text(path, error) from error
     except ValueError as error:
         raise ConfigError(str(error), where=path, remedy="give the path of a run.toml") from error
     return parse_config(text.encode(), path, needed)
@@ -168,20 +185,37 @@ def load_config(path: Path, needed: Collection[str] = SPLITS) -> RunConfig:
 def parse_config(text: bytes, where: Path, needed: Collection[str] = SPLITS) -> RunConfig:
     try:
         table = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not TOML: {error}", where=where, remedy="mend the line that it names") from error
+    except UnicodeDecodeError as error:
+        raise no_text(where, error) from error
+    except tomllib.TOMLDecodeError as error:
+        raise no_toml(where, text.decode(), error) from error
     try:
         # As JSON, where strict types are told apart and a path may still be written as a string.
         written = json.dumps(table, default=str)
         return RunConfig.model_validate_json(written, strict=True, context={"needed_splits": needed})
     except ValidationError as error:
-        mistakes = list(_explain(error, table, needed))
-        plural = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise ConfigError(
-            f"{plural}:\n" + "\n".join(f"  {line}" for line in mistakes),
-            where=where,
-            remedy="mend these keys; the defaults are listed in docs/configuration.md",
-        ) from error
+        lines = lines_of(text.decode())
+        placed = [(line_of(lines, place), words) for place, words in _explain(error, table, needed)]
+        placed.sort(key=lambda mistake: mistake[0] or math.inf)
+        plural = "1 mistake" if len(placed) == 1 else f"{len(placed)} mistakes"
+        told = [f"  {words}" if line is None else f"  line {line}, {words}" for line, words in placed]
+        raise ConfigError("\n".join([f"{plural}:", *told]), where=where, remedy=_remedy(table)) from error
+
+
+def _another_file(path: Path) -> str:
+    """What may have been meant by a path that cannot be read."""
+    if path.is_dir():
+        inside = path / "run.toml"
+        writes = f"give the path of a run.toml; `segwatch init {shlex.quote(str(path))}` writes one there"
+        return did_you_mean(inside) if inside.is_file() else writes
+    otherwise = "give the path of a run.toml; `segwatch init DIR` writes one for a folder of images and masks"
+    return did_you_mean(nearest_path(path)) or otherwise
+
+
+def _remedy(table: Mapping[str, Any]) -> str:
+    if "data" not in table:
+        return "write [data], as docs/configuration.md has it; `segwatch init DIR` writes a whole run.toml for a folder"
+    return "mend these lines; every setting is explained in docs/configuration.md"
 
 
 def identity_hash(config: RunConfig, class_ids: Sequence[int]) -> str:
@@ -204,32 +238,73 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _explain(error: ValidationError, table: dict[str, Any], needed: Collection[str]) -> Iterator[str]:
-    """One line per mistake: the key, what is wrong with it, and the nearest known key for an unknown one."""
+def _explain(
+    error: ValidationError, table: dict[str, Any], needed: Collection[str]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(where it stands, what is wrong with it) of each mistake, with the nearest known key for an unknown one."""
     told: set[str] = set()
     for mistake in error.errors(include_url=False):
-        location = [part for part in mistake["loc"] if isinstance(part, str)]
-        key = ".".join(str(part) for part in mistake["loc"] if not _is_union_branch(part))
-        match mistake["type"]:
-            case "extra_forbidden":
-                line = f"{key}: unknown key{_nearest(location)}"
-            case "value_error":
-                line = f"{key}: {mistake['ctx']['error']}"
-            case _ if key.split(".")[:2] == ["alerts", "notify"]:
-                line = f"{key}: {channels.IN_WORDS}"
-            case _ if (setting := ".".join(key.split(".")[:2])) in IN_WORDS:
-                line = f"{setting}: {IN_WORDS[setting]} (it is {_written(table, setting)!r})"
-            case "missing":
-                line = f"{key}: missing"
-            case _:
-                line = f"{key}: {_in_toml_words(mistake['msg'])} (it is {mistake['input']!r})"
-        if line not in told:
-            told.add(line)
-            yield line
+        place = tuple(part for part in mistake["loc"] if not _is_union_branch(part))
+        if place == ("data",) and mistake["type"] == "value_error":
+            continue  # told below, each by itself
+        words = _in_words(mistake, place, table)
+        if words not in told:
+            told.add(words)
+            yield place, words
     data = table.get("data")
-    if isinstance(data, dict) and not any(line.startswith("data: ") for line in told):
+    if isinstance(data, dict):
         # Pydantic looks at the whole of a table only when each of its settings is right.
-        yield from (f"data: {mistake}" for mistake in split_mistakes(data, needed))
+        for words in split_mistakes(data, needed):
+            about = next((("data", name) for name in SPLITS if words.startswith(f"[data.{name}] has")), ("data",))
+            yield about, f"data: {words}"
+
+
+def _in_words(mistake: ErrorDetails, place: tuple[str | int, ...], table: dict[str, Any]) -> str:
+    """The key, and what is wrong with it."""
+    key = ".".join(map(str, place))
+    setting = ".".join(key.split(".")[:2])
+    if setting == "alerts.notify":
+        entry = next((f", entry {part + 1}" for part in place if isinstance(part, int)), "")
+        inner = "".join(f", {part}" for part in place[3:] if part != "url")
+        key = f"{setting}{entry}{inner}"
+    match mistake["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key{_nearest([part for part in place if isinstance(part, str)])}"
+        case "value_error":
+            return f"{key}: {mistake['ctx']['error']}"
+        case _ if setting == "alerts.notify":
+            return f"{key}: {channels.IN_WORDS}"
+        case _ if setting in IN_WORDS:
+            return f"{setting}: {IN_WORDS[setting]} (it is {_as_toml(_written(table, setting))})"
+        case "missing":
+            return f"{key}: missing"
+        case "enum" | "literal_error":
+            return (
+                f"{key}: {_in_toml_words(mistake['msg'])} (it is {_as_toml(mistake['input'])}){_near_choice(mistake)}"
+            )
+        case _:
+            hint = "; write it without quotes" if _is_quoted_number(mistake["input"]) else ""
+            return f"{key}: {_in_toml_words(mistake['msg'])} (it is {_as_toml(mistake['input'])}{hint})"
+
+
+def _near_choice(mistake: ErrorDetails) -> str:
+    """`; did you mean 'adamw'?` for a word that is near to one of those that may stand there."""
+    if not isinstance(mistake["input"], str):
+        return ""
+    choices = re.findall("'([^']*)'", mistake["ctx"]["expected"])
+    return did_you_mean(nearest(mistake["input"], choices, likeness=LIKENESS), before="; ")
+
+
+def _is_quoted_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def _as_toml(value: Any) -> str:
+    """As it stands in the file."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _written(table: Any, setting: str) -> Any:
@@ -241,7 +316,7 @@ def _written(table: Any, setting: str) -> Any:
 
 def _in_toml_words(message: str) -> str:
     for theirs, ours in TOML_WORDS.items():
-        message = message.replace(f"a {theirs}", f"a {ours}").replace(f"an {theirs}", f"a {ours}")
+        message = message.replace(theirs, ours)
     return message[0].lower() + message[1:]
 
 
@@ -251,15 +326,22 @@ def _is_union_branch(part: str | int) -> bool:
 
 
 def _nearest(location: list[str]) -> str:
-    if location[:-1] == ["data", "split"] and (meant := ELSEWHERE.get(location[-1])):
-        return f"; it is {meant}"
+    if location[:-1] == ["data", "split"] and (place := ELSEWHERE.get(location[-1])):
+        return f"; it is {place}"
     known = _fields_at(RunConfig, location[:-1])
-    if (meant := SYNONYMS.get(location[-1])) in known:
-        return f"; did you mean {meant!r}?"
-    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    name = SYNONYMS.get(location[-1], location[-1])
+    if name in known:
+        return did_you_mean(name, before="; ")
+    if tables := _tables_with(name):
+        return f"; it is {' or '.join(f'{table}.{name}' for table in tables)}"
+    if near := nearest(location[-1], known, likeness=LIKENESS):
+        return did_you_mean(near, before="; ")
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _tables_with(name: str) -> list[str]:
+    """The tables of the file that have a setting of this name."""
+    return [table for table in RunConfig.model_fields if name in _fields_at(RunConfig, [table])]
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

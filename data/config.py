@@ -26,6 +26,13 @@ Jitter = Annotated[float, Field(ge=0, le=1)]
 Zoom = Annotated[float, Field(ge=0.1, le=10)]
 
 
+def _not_empty(path: Any) -> Any:
+    """As it is. Raises ValueError for `""`, which would silently be the directory that paths are relative to."""
+    if path == "":
+        raise ValueError('an empty path; the directory itself is "."')
+    return path
+
+
 class SplitConfig(Section):
     """The files of one split: a directory of images and one of masks, or a text file that lists them."""
 
@@ -38,6 +45,11 @@ class SplitConfig(Section):
     list: Path | None = None
     """Text file that names the images of this split, one a line: a stem, a file of `images`, or `IMAGE MASK` from
     `data.root`. Relative to `data.root`."""
+
+    @field_validator("images", "masks", "list", mode="before")
+    @classmethod
+    def _some_path(cls, path: Any) -> Any:
+        return _not_empty(path)
 
 
 class FractionsConfig(Section):
@@ -101,6 +113,11 @@ class DataConfig(Section):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    @field_validator("root", "classes", "images", "masks", mode="before")
+    @classmethod
+    def _some_path(cls, path: Any) -> Any:
+        return _not_empty(path)
 
     @field_validator("scene_pattern")
     @classmethod
