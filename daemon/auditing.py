@@ -13,8 +13,10 @@ from ..data.audit_page import write_audit
 from ..data.config import SPLITS
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
+from ..nearby import did_you_mean, nearest_beside
 from . import next_steps
 from .config import RunConfig
+from .places import Places
 from .screen import nobody_may_look
 
 REHEARSAL = "nan-loss@30"
@@ -22,7 +24,12 @@ REHEARSAL = "nan-loss@30"
 
 
 def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Collection[str] = SPLITS) -> AuditReport:
-    """Read every mask of `splits`, with a progress bar where somebody looks."""
+    """Read every mask of `splits`, with a progress bar where somebody looks. Problems name the line of run.toml.
+
+    Raises ConfigError where `data.root` is not there.
+    """
+    places = Places(source, config.data)
+    _require_root(source, config, places)
     with Progress(
         TextColumn("audit: every mask is read"),
         BarColumn(),
@@ -33,12 +40,26 @@ def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Col
         disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task("audit", total=None)
-        return audit(
+        report = audit(
             config.data,
             source.resolve().parent,
             weight_limit=config.loss.class_weight_limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             splits=splits,
+        )
+    placed = {name: tuple(map(places.in_problem, getattr(report, name))) for name in ("errors", "warnings")}
+    return report.model_copy(update=placed)
+
+
+def _require_root(source: Path, config: RunConfig, places: Places) -> None:
+    """Raises one ConfigError for a directory that is not there, instead of one for everything in it."""
+    root = (source.resolve().parent / config.data.root).resolve()
+    if not root.is_dir():
+        near = did_you_mean(nearest_beside(root), after=" else ")
+        raise ConfigError(
+            f"no such directory: {root}",
+            where=places.of("data.root"),
+            remedy=f"{near}set data.root to where the data lies; it is relative to run.toml",
         )
 
 
@@ -58,10 +79,13 @@ def tell_effort(report: AuditReport, console: Console) -> None:
         say(console, report.effort.words())
 
 
-def require_trainable(report: AuditReport, config: RunConfig) -> ResolvedData:
+def require_trainable(report: AuditReport, config: RunConfig, source: Path) -> ResolvedData:
     """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
     data = require(report)
-    config.loss.resolved(data.classes)
+    try:
+        config.loss.resolved(data.classes)
+    except ConfigError as error:
+        raise Places(source).in_error(error) from error
     return data
 
 

@@ -163,7 +163,7 @@ def audit(
     keep_audit(report, config.parent if output is None else output, _console(stderr=json))
     if not json:
         require_told(report)
-    require_trainable(report, settings)
+    require_trainable(report, settings, config)
     if not json:
         tell_next(config, _console())
 

@@ -14,6 +14,7 @@ from .channels import require_addresses
 from .config import RunConfig
 from .observing import Screen
 from .outbox import Outbox
+from .places import Places
 from .screen import nobody_may_look
 
 
@@ -23,7 +24,7 @@ def check_channels(source: Path, config: RunConfig, console: Console, *, begins:
         require_addresses(config.alerts.notify, source.resolve().parent)
     except ConfigError as error:
         if begins:
-            raise
+            raise Places(source).in_error(error) from error
         with nobody_may_look():
             console.print(f"notifications wait: {error.what}", soft_wrap=True, highlight=False, markup=False)
 

@@ -19,6 +19,7 @@ from ..plain import one_line
 from . import device_checks, memory_checks, next_steps, place_checks, world_checks
 from .check import Check, fail, gigabytes, ok
 from .config import RunConfig, load_config
+from .places import Places
 from .reporting import BOARD_PORT
 from .storage import free_bytes
 from .survey import Survey, survey
@@ -100,7 +101,8 @@ def _checks(source: Path | None, runs_dir: Path, *, send: bool, board_port: int)
             found = survey(config, source.resolve().parent)
             yield ok("run.toml", _told(source, found))
         except ConfigError as error:
-            said = f"{error.where}: {error.what}" if error.where else error.what
+            where = error.where if config is None else Places(source, config.data).of(error.where)
+            said = f"{where}: {error.what}" if where else error.what
             yield fail("run.toml" if config is None else "data", said, error.remedy or "mend it")
     wanted = "auto" if config is None else config.trainer.device
     facts = device_checks.ask()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import tomli_w
+from pydantic import ValidationError
 
 from ..data.config import SPLITS
 from ..data.frozen import FrozenFile, read_frozen, require_unchanged, write_frozen
@@ -16,6 +17,7 @@ from ..data.resolved import ResolvedData
 from ..durable import dumps, write_atomic, write_text
 from ..errors import ConfigError
 from .config import RunConfig, changed_keys
+from .places import Places
 from .rundir import FILES, LOCK, RunDir
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,13 @@ def frozen_config(run: RunDir) -> RunConfig:
     lock = run.path / LOCK
     try:
         return RunConfig.model_validate(tomllib.loads(lock.read_text())["config"])
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, mistake["loc"])) for mistake in error.errors(include_url=False))
+        raise ConfigError(
+            f"settings that this release does not know: {keys}",
+            where=lock,
+            remedy="use the release of segwatch that began this run, a newer one it seems; or start a new run",
+        ) from error
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(f"cannot be read: {error}", where=lock, remedy="start a new run") from error
 
@@ -106,8 +115,10 @@ def accept(run: RunDir, source: Path, config: RunConfig, *, retry: bool = False)
     free = FREE_WHILE_RUNNING + FREE_AT_RETRY if retry else FREE_WHILE_RUNNING
     fixed = [key for key in words if not key.startswith(free)]
     if fixed:
+        places = Places(source)
         raise ConfigError(
-            "this run began with other settings:\n" + "\n".join(f"  {key}: {words[key]}" for key in fixed),
+            "this run began with other settings:\n"
+            + "\n".join(f"  {places.line(tuple(key.split('.')))}: {words[key]}" for key in fixed),
             where=source,
             remedy="put them back to go on, or start another run with --name",
         )

@@ -190,7 +190,7 @@ def _audited(source: Path, config: RunConfig, console: Console) -> tuple[AuditRe
     report = audit_data(source, config, console)
     with nobody_may_look():
         render(report, console, errors=False)
-    return report, require_trainable(report, config)
+    return report, require_trainable(report, config, source)
 
 
 def _look_again(run: RunDir, history: History, source: Path, config: RunConfig, console: Console) -> Accepted | None:

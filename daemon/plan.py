@@ -25,7 +25,7 @@ def show_plan(source: Path, *, name: str | None, runs_dir: Path, drills: list[Dr
     config = load_config(source)
     report = audit_data(source, config, console)
     render(report, console, errors=False)
-    data = require_trainable(report, config)
+    data = require_trainable(report, config, source)
     found = survey(config, source.resolve().parent)
     run = RunDir(runs_dir / (name or source.stem))
     lines = [*_plan(config, data, found), *_of_run(run, config, drills)]

@@ -26,6 +26,7 @@ from typing import Any
 
 from ..durable import read_text
 from ..errors import ConfigError
+from ..nearby import did_you_mean, nearest, nearest_beside
 from ..plain import one_line
 from .config import LAST_ID, NO_LABEL
 from .python_table import read_dictionary
@@ -124,8 +125,9 @@ def load_class_table(path: Path) -> ClassTable:
     mistakes: list[str] = []
     drafts = [draft for label, row in rows if (draft := _read_row(label, row, mistakes)) is not None]
     names = [next((row[key] for key in NAME_KEYS if key in row), None) for _, row in rows]
-    mistakes += _repeated("id", [str(row["id"]) for _, row in rows if type(row["id"]) is int])
-    mistakes += _repeated("name", [name.strip() for name in names if isinstance(name, str) and name.strip()])
+    labels = [label for label, _ in rows]
+    mistakes += _repeated("id", [str(row["id"]) if type(row["id"]) is int else "" for _, row in rows], labels)
+    mistakes += _repeated("name", [name.strip() if isinstance(name, str) else "" for name in names], labels)
     if mistakes:
         raise ConfigError(_listed(mistakes), where=path, remedy=f"an id is {IDS}; an entry reads {_example(path)}")
     return ClassTable(path, _coloured(sorted(drafts, key=lambda draft: draft[0])), numbered)
@@ -162,15 +164,19 @@ def _parse(path: Path) -> Any:
     """What stands under `classes`, or a document that is a table by itself."""
     parsers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": _json, ".py": read_dictionary}
     parser = parsers.get(path.suffix.lower())
-    if parser is None:
+    if parser is None and path.is_file():
         raise ConfigError(
             "a class table is a .toml, a .json or a .py file", where=path, remedy="set data.classes to such a file"
         )
     try:
-        document = parser(read_text(path, limit=TABLE_LIMIT_BYTES, encoding="utf-8-sig"))
+        text = read_text(path, limit=TABLE_LIMIT_BYTES, encoding="utf-8-sig")
+        assert parser is not None  # what is no such file is a directory, or not there
+        document = parser(text)
     except OSError as error:
         raise ConfigError(
-            f"cannot read the class table: {error.strerror}", where=path, remedy="check data.root and data.classes"
+            f"cannot read the class table: {error.strerror}",
+            where=path,
+            remedy=f"{did_you_mean(nearest_beside(path), after=' else ')}check data.root and data.classes",
         ) from error
     except (ValueError, RecursionError) as error:  # the parsers' syntax errors, and bytes that are not UTF-8
         kind = "class dictionary" if path.suffix.lower() == ".py" else path.suffix[1:].upper()
@@ -179,8 +185,11 @@ def _parse(path: Path) -> Any:
         return document["classes"]
     if isinstance(document, list) or (isinstance(document, dict) and document and all(map(_is_number, document))):
         return document
+    near = nearest("classes", map(str, document)) if isinstance(document, dict) else None
     raise ConfigError(
-        'no "classes" in the class table', where=path, remedy=f"list them there, such as {_example(path)}"
+        f'no "classes" in the class table{did_you_mean(near and "classes", before=f", but {near!r}: ")}',
+        where=path,
+        remedy=f"list them there, such as {_example(path)}",
     )
 
 
@@ -318,11 +327,17 @@ def _any_free(class_id: int, taken: set[Colour]) -> Colour:
         value += 1
 
 
-def _repeated(what: str, values: list[str]) -> list[str]:
-    places: defaultdict[str, int] = defaultdict(int)
-    for value in values:
-        places[value] += 1
-    return [f"{what} {value!r} stands there {count} times" for value, count in places.items() if count > 1]
+def _repeated(what: str, values: list[str], labels: list[str] | None = None) -> list[str]:
+    """What stands there more than once, and where; an empty text is no value."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for value, label in zip(values, labels or values, strict=True):
+        if value:
+            places[value].append(label)
+    return [
+        f"{what} {value!r} stands there {len(found)} times" + (f": {' and '.join(found)}" if labels else "")
+        for value, found in places.items()
+        if len(found) > 1
+    ]
 
 
 def _listed(mistakes: list[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..nearby import did_you_mean, nearest_beside
 
 Bed = tuple[Path, tuple[str, ...]]
 """A directory, and what each `*` on the way to it stood for."""
@@ -110,7 +111,9 @@ def _entries(directory: Path, what: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ConfigError(
-            f"cannot list the {what}: {error.strerror}", where=directory, remedy=f"set `{what}` and data.root to match"
+            f"cannot list the {what}: {error.strerror}",
+            where=directory,
+            remedy=f"{did_you_mean(nearest_beside(directory), after=' else ')}set `{what}` and data.root to match",
         ) from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..nearby import did_you_mean, nearest_beside
 from .directories import FoundFile, normal
 from .pairs import Group
 
@@ -128,7 +129,9 @@ def _lines(path: Path) -> Iterator[Line]:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            f"cannot read the list: {error.strerror}", where=path, remedy="check data.root and the `list` of the split"
+            f"cannot read the list: {error.strerror}",
+            where=path,
+            remedy=f"{did_you_mean(nearest_beside(path), after=' else ')}check data.root and the `list` of the split",
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError("the list is no UTF-8 text", where=path, remedy=REMEDY) from error

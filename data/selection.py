@@ -268,14 +268,18 @@ class _Selector:
                 )
 
     def _judge_number(self, used: list[int]) -> Iterator[Problem]:
-        where = "data.use" if self._listed is not None else str(self._table.path)
+        where, remedy = str(self._table.path), "name at least two ids that the {masks} hold"
+        if self._listed is not None:
+            where = "data.use"
+        elif not self._ignored_ids.isdisjoint(self._train):
+            where, remedy = "data.ignore", "leave at least two ids that the {masks} hold out of data.ignore"
         verb, masks = ("train", "training masks") if self._trains else ("score", "masks")
         if len(used) < 2:
             yield Problem(
                 code="too-few-classes",
                 what=f"no two classes to {verb}, only {used}; the {masks} hold ids {sorted(self._train)}",
                 where=where,
-                remedy=f"name at least two ids that the {masks} hold",
+                remedy=remedy.format(masks=masks),
             )
         if len(used) > IGNORE_INDEX:
             yield Problem(
