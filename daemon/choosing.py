@@ -124,7 +124,9 @@ def _file(run: RunDir, history: History, path: Path) -> Choice:
         with opened(path) as file:
             sha256 = sha256_of(file)
     except FileNotFoundError as error:
-        raise UsageError("this checkpoint is not there", where=path) from error
+        raise UsageError(
+            "this checkpoint is not there", where=path, remedy=f"name a file, or an epoch by --epoch; {_there(history)}"
+        ) from error
     except (UnfitError, OSError) as error:
         raise CorruptCheckpointError(f"this checkpoint {error}", where=path) from error
     own = [epoch for epoch in history.epochs.values() if epoch.sha256 == sha256 and epoch.moved != "quarantined"]

@@ -72,11 +72,13 @@ def alerts(
     json: Json = False,
 ) -> None:
     """What went wrong: what, evidence, what segwatch did, what you can do. What fires stands last."""
+    from ..nearby import did_you_mean, nearest
     from . import alerts_view
     from .alert_book import AlertBook
 
     if severity not in SEVERITIES:
-        raise typer.BadParameter(f"{severity!r} is none of {', '.join(SEVERITIES)}", param_hint="--severity")
+        near = did_you_mean(nearest(severity, SEVERITIES), before="; ")
+        raise typer.BadParameter(f"{severity!r} is none of {', '.join(SEVERITIES)}{near}", param_hint="--severity")
     now = time.time()
     try:
         wanted = alerts_view.Wanted(None if since is None else parse_since(since, now), severity)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import SegwatchError
+from ..errors import SegwatchError, UsageError
 from ..evaluator.statistics import Difference, difference
 from .config import changed_keys
 from .evaluations import counts_of
@@ -90,7 +90,7 @@ class Comparison:
 def compare(a: RunDir, b: RunDir) -> Comparison:
     """Raises SegwatchError where one of them is no run, or both are the same."""
     if a.path == b.path:
-        raise SegwatchError("both are the same run", where=a.path, remedy="name two runs: segwatch list")
+        raise UsageError("both are the same run", where=a.path, remedy="name two runs: segwatch list")
     histories = History.of(read_events(a.path)), History.of(read_events(b.path))
     splits = tuple(_split(split, (a, b), histories) for split in SPLITS)
     settings, unknown = _settings(a, b)

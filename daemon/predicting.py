@@ -7,6 +7,7 @@ in a process of its own. A run is only read.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .rundir import RunDir
 from .screen import nobody_may_look
 from .words import percent
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 NAMED = 5
 """Files that a message names before it only counts them."""
 
@@ -79,6 +81,7 @@ def predict(
     with signals_raise():
         choice = choose(run, wish)
         data = frozen_data(run)
+        _require_sense(output, manner)
         targets = find_targets(images, output)
         require_free(targets, overwrite=overwrite)
         task = _task(run, choice, targets, manner)
@@ -100,6 +103,14 @@ def predict(
         predicted=tuple(answer for answer in answers if isinstance(answer, Predicted)),
         spoiled=tuple(answer for answer in answers if isinstance(answer, Spoiled)),
     )
+
+
+def _require_sense(output: Path, manner: Manner) -> None:
+    """Raises UsageError for what can be told before torch is loaded."""
+    if output.exists() and not output.is_dir():
+        raise UsageError("is a file", where=output, remedy="name a directory for the results with --output")
+    if manner.device is not None and not DEVICE.fullmatch(manner.device):
+        raise UsageError(f"{manner.device!r} is no device", where="--device", remedy="auto, cpu, cuda or cuda:N")
 
 
 def find_targets(images: Sequence[Path], output: Path) -> tuple[Target, ...]:

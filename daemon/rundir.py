@@ -78,8 +78,21 @@ class RunDir:
     def hold(self, purpose: Literal["watch", "evaluate"] = "watch") -> None:
         """Take the run for this process.
 
-        Raises RunHeldError with the pid of the one that has it, ConfigError when others can write to it.
+        Raises RunHeldError with the pid of the one that has it, ConfigError when others can write to it, StorageError
+        when it cannot be made or written to.
         """
+        try:
+            self._take(purpose)
+        except OSError as error:
+            from .storage import StorageError
+
+            raise StorageError(
+                f"the run directory cannot be made or written to: {error.strerror}",
+                where=self.path,
+                remedy="make it writable, or say with --runs-dir where runs may be",
+            ) from error
+
+    def _take(self, purpose: Literal["watch", "evaluate"]) -> None:
         from filelock import FileLock, Timeout  # only who runs a run needs it; `status` should be quick
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,13 +156,37 @@ def find_run(run: Path | None, runs_dir: Path) -> RunDir:
         for candidate in (run, runs_dir / run):
             if RunDir(candidate).exists:
                 return RunDir(candidate)
-        raise UsageError(f"no run at {run}", remedy=f"runs here: {_names(runs_dir) or 'none'}")
+        raise _no_run(run, runs_dir)
     begun = _run_paths(runs_dir)
     if not begun:
-        raise UsageError(
-            f"no run in {runs_dir}", remedy="begin one with `segwatch run run.toml`, or name its directory"
-        )
+        raise _no_runs(runs_dir)
     return RunDir(max(begun, key=_began))
+
+
+def _no_run(run: Path, runs_dir: Path) -> UsageError:
+    """In words: nothing of that name, or something else, and what is there."""
+    from ..nearby import did_you_mean, nearest  # `status` should be quick
+
+    names = [path.name for path in _run_paths(runs_dir)]
+    if run.is_dir():
+        what = f"no run at {run}: this is no run directory, it has no {LOCK}"
+    elif run.is_file():
+        what = f"no run at {run}: this is a file"
+    else:
+        what = f"no run at {run}"
+    near = did_you_mean(nearest(run.name, names), after=" ")
+    return UsageError(what, remedy=f"{near}runs here: {', '.join(names) or f'none in {runs_dir}'}")
+
+
+def _no_runs(runs_dir: Path) -> UsageError:
+    from ..nearby import did_you_mean, nearest_path
+
+    near = None if runs_dir.is_dir() else nearest_path(runs_dir)
+    missing = "" if runs_dir.is_dir() else ", which is no directory"
+    return UsageError(
+        f"no run in {runs_dir}{missing}",
+        remedy=f"{did_you_mean(near, after=' else ')}begin one with `segwatch run run.toml`, or name its directory",
+    )
 
 
 def _began(path: Path) -> float:
@@ -161,10 +198,6 @@ def _run_paths(runs_dir: Path) -> list[Path]:
     if not runs_dir.is_dir():
         return []
     return sorted(path for path in runs_dir.iterdir() if RunDir(path).exists)
-
-
-def _names(runs_dir: Path) -> str:
-    return ", ".join(path.name for path in _run_paths(runs_dir))
 
 
 def shown(path: Path) -> str:

@@ -80,13 +80,13 @@ class Store:
 
     def events(self, after: int = 0) -> Iterator[tuple[float, Event]]:
         """The facts numbered above `after` with their times, oldest first."""
-        return _rows(self._database, after)
+        return _rows(self._database, self._log_path, after)
 
     def since(self, moment: float) -> Iterator[tuple[float, Event]]:
         """The facts recorded from a moment on, with their times, oldest first."""
         rows = self._database.execute("select time, body from events where time >= ? order by seq", (moment,))
         for recorded, body in rows:
-            yield recorded, _event(json.loads(body))
+            yield recorded, _event(json.loads(body), self._log_path)
 
     def close(self) -> None:
         self._log.close()
@@ -103,7 +103,7 @@ def read_events(run_dir: Path) -> Iterator[tuple[float, Event]]:
     if not path.exists():
         raise SegwatchError(f"no run here: it has no {EVENTS}", where=run_dir, remedy="name a run's directory")
     for _, moment, body in _log_rows(path):
-        yield moment, _event(body)
+        yield moment, _event(body, path)
 
 
 def _insert(database: sqlite3.Connection, sequence: int, moment: float, body: dict[str, Any]) -> None:
@@ -130,17 +130,22 @@ def _reconcile(database: sqlite3.Connection, log: Path) -> int:
     return max(in_database, default=0)
 
 
-def _rows(database: sqlite3.Connection, after: int = 0) -> Iterator[tuple[float, Event]]:
+def _rows(database: sqlite3.Connection, where: Path, after: int = 0) -> Iterator[tuple[float, Event]]:
     rows = database.execute("select time, body from events where seq > ? order by seq", (after,))
     for moment, body in rows:
-        yield moment, _event(json.loads(body))
+        yield moment, _event(json.loads(body), where)
 
 
-def _event(body: dict[str, Any]) -> Event:
+def _event(body: dict[str, Any], where: Path) -> Event:
     try:
         return EVENT.validate_python(body)
     except ValidationError as error:
-        raise SegwatchError(f"a fact is not readable by this release: {error}: {body}") from error
+        kind = body.get("kind")
+        raise SegwatchError(
+            f"a fact that this release does not understand: {kind!r}",
+            where=where,
+            remedy="use the release of segwatch that wrote it last, a newer one it seems",
+        ) from error
 
 
 def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from ..errors import UsageError
+from ..nearby import did_you_mean, nearest
 from . import wishes
 from .alert_book import AlertBook, Told
 from .codes import ALERT_CODES
@@ -21,24 +20,25 @@ def acknowledge(run: RunDir, what: str) -> str:
     Raises UsageError where none fires that is called so.
     """
     firing = _firing(run)
-    meant = {
+    found = {
         alert["fingerprint"]: alert["since"] for _, alert in firing if what in (alert["fingerprint"], alert["code"])
     }
-    if not meant:
+    if not found:
         names = ", ".join(alert["fingerprint"] for _, alert in firing)
         raise UsageError(f"no alert called {what!r} fires in {run.path}", remedy=f"firing here: {names or 'nothing'}")
-    wishes.place(run.path, Wish(kind="ack", what=what, asked=wishes.now(), by=wishes.asker(), since=meant))
-    return f"noted: {', '.join(meant)}. No more notifications until it is over and begins anew{_when(run)}"
+    wishes.place(run.path, Wish(kind="ack", what=what, asked=wishes.now(), by=wishes.asker(), since=found))
+    return f"noted: {', '.join(found)}. No more notifications until it is over and begins anew{_when(run)}"
 
 
 def silence(run: RunDir, code: str, seconds: float) -> str:
     """No notifications of a code for so long; 0 lifts it. Returns what to tell. Raises UsageError for no such code."""
     if code not in ALERT_CODES:
-        near = get_close_matches(code, ALERT_CODES, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"{code!r} is no code of an alert", remedy=f"{meant}there are: {', '.join(ALERT_CODES)}")
+        near = did_you_mean(nearest(code, ALERT_CODES), after=" ")
+        raise UsageError(f"{code!r} is no code of an alert", remedy=f"{near}there are: {', '.join(ALERT_CODES)}")
     if not 0 <= seconds <= LONGEST_SECONDS:
-        raise UsageError(f"{seconds:g} s is no time to be silent for", remedy="at most a year; 0 ends a silence")
+        raise UsageError(
+            f"{duration(seconds)} is no time to be silent for", remedy="--for: at most a year; 0 ends a silence"
+        )
     asked = wishes.now()
     wishes.place(run.path, Wish(kind="silence", what=code, asked=asked, by=wishes.asker(), until=asked + seconds))
     if seconds == 0:

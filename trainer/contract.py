@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ..data.config import AugmentConfig
+from ..nearby import did_you_mean, nearest
 from ..section import Record
 from .config import Amp, LossConfig, ModelConfig, Optimizer
 
@@ -89,7 +90,11 @@ class Drill(Record):
         """From KIND@STEP. Raises ValueError that lists the kinds."""
         match = re.fullmatch(r"([a-z-]+)@([1-9]\d*)", text)
         if match is None or match[1] not in set(DrillKind):
-            raise ValueError(f"{text!r} is not KIND@STEP with a step from 1 and a kind of: {', '.join(DrillKind)}")
+            kind, _, step = text.partition("@")
+            near = nearest(kind, DrillKind)
+            example = did_you_mean(near and f"{near}@{step if re.fullmatch('[1-9][0-9]*', step) else 30}", before="; ")
+            kinds = ", ".join(DrillKind)
+            raise ValueError(f"{text!r} is not KIND@STEP with a step from 1{example}; kinds: {kinds}")
         return cls(kind=DrillKind(match[1]), step=int(match[2]))
 
 
