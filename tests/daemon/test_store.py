@@ -418,7 +418,7 @@ def test_the_state_of_a_newer_release_is_refused_and_not_touched(tmp_path, told)
 def test_a_kind_of_fact_that_this_release_does_not_know_is_explained(tmp_path, told):
     with (tmp_path / "events.jsonl").open("a") as log:
         log.write(json.dumps({"seq": 99, "time": 9.5, "kind": "of-tomorrow"}) + "\n")
-    with pytest.raises(SegwatchError, match="does not understand: .of-tomorrow."):
+    with pytest.raises(SegwatchError, match="does not understand: 'of-tomorrow'"):
         reopened(tmp_path)
 
 
