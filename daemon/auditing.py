@@ -6,7 +6,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.audit import AuditReport, audit, require
 from ..data.audit_page import write_audit
@@ -15,6 +14,7 @@ from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from ..nearby import did_you_mean, nearest_beside
 from . import next_steps
+from .bars import bar
 from .config import RunConfig
 from .places import Places
 from .screen import nobody_may_look
@@ -30,21 +30,12 @@ def audit_data(source: Path, config: RunConfig, console: Console, *, splits: Col
     """
     places = Places(source, config.data)
     _require_root(source, config, places)
-    with Progress(
-        TextColumn("audit: every mask is read"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("audit", total=None)
+    with bar(console, "audit: every mask is read") as progress:
         report = audit(
             config.data,
             source.resolve().parent,
             weight_limit=config.loss.class_weight_limit,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
             splits=splits,
         )
     placed = {name: tuple(map(places.in_problem, getattr(report, name))) for name in ("errors", "warnings")}

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.audit import AuditReport
 from ..data.audit_view import render
@@ -28,6 +27,7 @@ from ..data.starting_table import Candidate, colours_of, judged, proposed_table,
 from ..durable import write_text
 from ..errors import ConfigError, UsageError
 from ..plain import one_line
+from .bars import bar
 from .config import parse_config
 from .rundir import shown
 from .starting_config import Start, fitting_scale, lacking_split, run_toml
@@ -143,21 +143,12 @@ def _sizes(root: Path, layout: Layout) -> list[tuple[int, int]]:
 
 
 def _scan(config: DataConfig, root: Path, tables: Sequence[ClassTable], console: Console) -> Scan:
-    with Progress(
-        TextColumn("every mask is read"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("scan", total=None)
+    with bar(console, "every mask is read") as progress:
         return scan_splits(
             config,
             root,
             keep=colours_of(tables),
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=progress,
         )
 
 
