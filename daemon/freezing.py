@@ -28,6 +28,7 @@ FREE_WHILE_RUNNING = (
     "trainer.recovery_seconds",
     "evaluator.device",
     "evaluator.batch_size",
+    "evaluator.release_gpu",
     "evaluator.threads",
     "evaluator.timeout_seconds",
     "checkpoints.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from ..evaluator.config import USUAL_BATCH
 from ..trainer.footprint import Network, Training, on_a_gpu, scoring_bytes
 from .check import Check, fail, gigabytes, ok, warn
 from .config import RunConfig
@@ -38,7 +39,8 @@ def need_of(config: RunConfig, found: Survey, *, gpu: bool) -> Need:
     training = training_of(config, found)
     network = training.network
     sides = (config.evaluator.window,) * 2 if config.evaluator.window else found.largest_alone(config.data.scale)
-    scoring = scoring_bytes(network, config.evaluator.batch_size, *sides)
+    at_once = config.evaluator.batch_size
+    scoring = scoring_bytes(network, USUAL_BATCH if at_once == "auto" else at_once, *sides)  # more only where it fits
     if not gpu:
         return Need(ON_THE_CPU_BYTES + training.peak_bytes, ON_THE_CPU_BYTES + scoring)
     return Need(training.on_a_gpu_bytes, 0 if config.evaluator.device == "cpu" else on_a_gpu(scoring))

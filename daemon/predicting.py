@@ -21,6 +21,7 @@ from ..data.directories import find_files, normal
 from ..data.pairs import IMAGE_SUFFIXES
 from ..data.resolved import ResolvedData
 from ..errors import UsageError
+from ..evaluator.config import USUAL_BATCH
 from ..evaluator.report import Working
 from ..evaluator.task import Predicted, PredictTask, Source, Spoiled, Target, TaskAnswer
 from ..plain import one_line
@@ -176,7 +177,7 @@ def _task(run: RunDir, choice: Choice, targets: tuple[Target, ...], manner: Mann
             threads=config.threads,
         ),
         targets=targets,
-        batch_size=config.batch_size,
+        batch_size=USUAL_BATCH if config.batch_size == "auto" else config.batch_size,
         window=(config.window or None) if manner.window is None else manner.window,
         overlap=config.overlap if manner.overlap is None else manner.overlap,
         flips=manner.flips,

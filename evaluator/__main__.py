@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     os.nice(BACKGROUND_NICENESS)
     answers = take_standard_output()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("segwatch.evaluator").setLevel(logging.INFO)
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=read_requests, args=(requests,), name="requests", daemon=True).start()
     tell = Teller(answers)
@@ -66,6 +67,8 @@ def serve(spec: EvaluatorSpec, requests: SimpleQueue[bytes], tell: Teller) -> No
     while True:
         for answer in evaluator.evaluate(Request.model_validate_json(requests.get())):
             tell(answer)
+        if spec.release_gpu and requests.empty():
+            evaluator.release()
 
 
 class Teller:

@@ -8,12 +8,19 @@ from pydantic import Field
 
 from ..section import Section
 
+USUAL_BATCH = 4
+"""Images at once where nothing is measured."""
+
 
 class EvaluatorConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
     """`auto` takes the first GPU where there is one. `cpu` leaves the GPU to training."""
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Images of one size per forward pass; does not change any score."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Images of one size per forward pass; does not change any score. `auto` measures a few sizes on the first
+    checkpoint and keeps the fastest; reports say which."""
+    release_gpu: bool = False
+    """Give the GPU's memory back whenever there is nothing to score; about 500 MB of the driver's own stay. On the CPU
+    there is nothing to give back."""
     resolution: Literal["scaled", "native"] = "scaled"
     """`scaled` compares with the mask reduced by `data.scale`; `native` enlarges the logits (bilinear) to the mask's
     own size. Two different figures: every report says which one it holds."""

@@ -23,6 +23,7 @@ from ..data.resolved import ResolvedData
 from ..durable import dumps, write_text
 from ..errors import ConfigError
 from . import confusion_picture, overlays, statistics
+from .batching import Choice, choose, sample
 from .foreign import read_foreign
 from .judging import Resolution, judge, policy
 from .metrics import Scores, score
@@ -71,7 +72,7 @@ class Evaluator:
         """
         self.device = resolve_device(spec.device)
         self._run_dir = spec.run_dir
-        self._batch_size = spec.batch_size
+        self._batch = None if spec.batch_size is None else Choice(spec.batch_size, "")
         self._resolution: Resolution = spec.resolution
         self._window = Window(spec.window, spec.overlap if spec.window else 0.0)
         self._data = ResolvedData.load(spec.run_dir / spec.data_lock)
@@ -105,14 +106,14 @@ class Evaluator:
 
     def _evaluate(self, request: Request) -> Iterator[Answer]:
         checkpoint = self._read(request)
-        tries: Sequence[Try] = tries_of(self.device, self._batch_size)
+        tries: Sequence[Try] = tries_of(self.device, self._chosen(checkpoint).batch_size)
         for name in request.splits:
             if name not in self._splits:
                 raise ValueError(f"no split {name!r}: loaded are {', '.join(self._splits)}")
             split = self._splits[name]
             started = time.perf_counter()
             counted, tries = yield from self._tally(checkpoint, split, tries)
-            report = self._report(checkpoint, split, counted, tries[0].device, time.perf_counter() - started)
+            report = self._report(checkpoint, split, counted, tries[0], time.perf_counter() - started)
             path = write_report(self._run_dir, report, counted.per_image)
             if counted.predictions and report.scores is not None:
                 self._draw(report, report.scores, split.cache, counted)  # before it is told: TensorBoard shows it
@@ -158,6 +159,25 @@ class Evaluator:
             tries = tries[1:]
         raise RefusalError("out-of-memory", f"not even one image of {split.name} fits into memory")
 
+    def _chosen(self, checkpoint: Checkpoint) -> Choice:
+        """How many images at once: what was set, or what the first checkpoint shows, once for this process."""
+        if self._batch is None:
+            try:
+                images = sample([split.cache for split in self._splits.values()], self._window, self.device)
+                self._batch = choose(self._network(checkpoint, self.device), images)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                self._batch = Choice(1, "1 image at once: there is no memory to measure more")
+            log.info("%s", self._batch.because)
+        return self._batch
+
+    def release(self) -> None:
+        """Keep nothing on the GPU until the next request, which builds the network anew. The CPU keeps all."""
+        if self.device.type == "cuda":
+            self._shell = None
+            torch.cuda.empty_cache()
+
     def _network(self, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
         """The network with these weights on `device`, built and filled only where it is not already."""
         architecture = checkpoint.manifest.architecture
@@ -167,7 +187,7 @@ class Evaluator:
         return self._shell.filled(checkpoint)
 
     def _report(
-        self, checkpoint: Checkpoint, split: Split, counted: Tally, device: torch.device, seconds: float
+        self, checkpoint: Checkpoint, split: Split, counted: Tally, how: Try, seconds: float
     ) -> EvaluationReport:
         manifest = checkpoint.manifest
         verdict, message = judge(counted, self._data.class_names, checkpoint.nonfinite)
@@ -190,7 +210,9 @@ class Evaluator:
             ignored_pixels=counted.ignored_pixels,
             counted_pixels=counted.counted_pixels,
             seconds=round(seconds, 3),
-            device=describe(device),
+            device=describe(how.device),
+            batch_size=how.batch_size,
+            batch_choice="" if self._batch is None else self._batch.because,
             checkpoint_sha256=manifest.weights.sha256,
             data_fingerprint=split.fingerprint,
             message="; ".join(filter(None, (message, *checkpoint.caveats))),

@@ -38,8 +38,11 @@ class EvaluatorSpec(Record):
     """Beside it, what the files held when the run began: only these are scored. `None`: whatever they hold."""
     cache_dir: Path
     device: str
-    batch_size: int
+    batch_size: int | None
+    """`None`: chosen by measurement."""
     threads: int
+    release_gpu: bool = False
+    """Keep nothing on the GPU between requests."""
     resolution: Literal["scaled", "native"] = "scaled"
     window: int = 0
     overlap: float = 0.25
@@ -98,6 +101,10 @@ class EvaluationReport(Record):
     counted_pixels: int
     seconds: float
     device: str
+    batch_size: int | None = None
+    """Images per forward pass; `None` in reports of older releases."""
+    batch_choice: str = ""
+    """Why so many, with the rates that were measured; empty where it was set."""
     checkpoint_sha256: str
     data_fingerprint: str
     message: str = ""

@@ -77,15 +77,23 @@ def tally(
 
 
 def batches_of_one_size(sizes: Sequence[Hashable], batch_size: int) -> list[tuple[int, ...]]:
-    """Indices of images by size in batches that need no padding: a padded border would change the logits."""
+    """Indices of images by size in batches that need no padding: a padded border would change the logits.
+
+    What is left over at the end goes in halves, quarters ... of a batch: sizes for which the evaluator made sure that
+    they do not change the logits either.
+    """
     by_size: dict[Hashable, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
         by_size[size].append(index)
-    return [
-        tuple(indices[start : start + batch_size])
-        for indices in by_size.values()
-        for start in range(0, len(indices), batch_size)
-    ]
+    batches = []
+    for indices in by_size.values():
+        start, part = 0, batch_size
+        while start < len(indices):
+            while part > len(indices) - start:
+                part //= 2
+            batches.append(tuple(indices[start : start + part]))
+            start += part
+    return batches
 
 
 def _batches(

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from ..section import Record
+from .config import USUAL_BATCH
 from .report import Ready, Request, Working
 
 Format = Literal["safetensors", "onnx"]
@@ -63,7 +64,7 @@ class Source(Record):
 class PredictTask(Record):
     source: Source
     targets: tuple[Target, ...]
-    batch_size: int = 4
+    batch_size: int = USUAL_BATCH
     """Windows of one image per forward pass."""
     window: int | None = None
     """Side of the sliding window after scaling; 0 takes every image whole, `None` all but the largest."""

@@ -34,7 +34,7 @@ class TinyRun:
     cache_dir: Path
     data: ResolvedData
 
-    def spec(self, *, batch_size: int = 2, device: str = "cpu", **settings: Any) -> EvaluatorSpec:
+    def spec(self, *, batch_size: int | None = 2, device: str = "cpu", **settings: Any) -> EvaluatorSpec:
         return EvaluatorSpec(
             run_dir=self.directory,
             cache_dir=self.cache_dir,

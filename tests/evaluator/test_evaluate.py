@@ -84,10 +84,10 @@ def test_the_report_is_strict_json_and_lies_there_before_it_is_announced(
 def test_batch_size_does_not_change_a_score(tiny_run: Any, make_network: MakeNetwork) -> None:
     request = tiny_run.save(make_network())
     found = []
-    for batch_size in (1, 2, 16):
+    for batch_size in (1, 2, 16, None):
         answers = list(Evaluator(tiny_run.spec(batch_size=batch_size)).evaluate(request))
         found.append(reports(tiny_run, answers)["test"].confusion)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_progress_counts_to_the_number_of_images_of_each_split(
