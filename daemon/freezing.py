@@ -25,6 +25,7 @@ FREE_WHILE_RUNNING = (
     "trainer.epochs",
     "trainer.device",
     "trainer.threads",
+    "trainer.compile",
     "trainer.recovery_seconds",
     "evaluator.device",
     "evaluator.batch_size",

@@ -403,6 +403,7 @@ class SpecWriter:
             epochs=trainer.epochs,
             device=trainer.device,
             threads=trainer.threads,
+            compile=trainer.compile,
             recovery_seconds=trainer.recovery_seconds,
             model=self._config.model,
             loss=self._loss,

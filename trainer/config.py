@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..section import Section
 
 Weight = Annotated[float, Field(ge=0)]
+Compile = bool | Literal["auto"]
 
 
 class Amp(StrEnum):
@@ -149,5 +150,10 @@ class TrainerConfig(Section):
     """`auto` takes the first GPU where there is one, else the CPU; `cpu`, `cuda` or `cuda:1` name it."""
     recovery_seconds: Annotated[float, Field(gt=0)] = 300.0
     """How often the state is saved inside a long epoch."""
+    compile: Compile = False
+    """Run the network through `torch.compile`: `true`, or `auto` where a trial before the first step is faster by it.
+    The trial takes minutes. Needs images of one size; on the CPU a C++ compiler. Where it fails, training goes on
+    without it and says so. A compiled step rounds otherwise: bit-identical resuming holds only among attempts that are
+    all compiled, or all not."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 leaves the choice to torch. Part of what makes a resumed run bit-identical."""

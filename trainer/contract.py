@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from ..data.config import AugmentConfig
 from ..nearby import did_you_mean, nearest
 from ..section import Record
-from .config import Amp, LossConfig, ModelConfig, Optimizer
+from .config import Amp, Compile, LossConfig, ModelConfig, Optimizer
 
 JOURNAL = "journal.jsonl"
 SPEC = "spec.json"
@@ -121,6 +121,7 @@ class AttemptSpec(Record):
     """The last epoch of the run, counted from its first."""
     device: str = "auto"
     threads: int = 0
+    compile: Compile = False
     recovery_seconds: float
     model: ModelConfig
     loss: LossConfig
@@ -176,6 +177,8 @@ class Started(_Line):
     """By class, as "id name"; empty where every class counts alike."""
     augment: str = ""
     """What is changed at random, in words; empty where nothing is."""
+    compiled: str = ""
+    """Whether the network is, and why, in words; empty where nobody wished it."""
 
 
 class Phase(_Line):

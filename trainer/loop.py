@@ -27,6 +27,7 @@ from ..data.cache import PixelCache, open_cache
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from . import incident, resume
+from .compiling import CACHE, Forward, prepare
 from .contract import AttemptSpec, Cause, ExitCode, ExitRecord, Phase, Started, Trouble
 from .curves import Curves
 from .drills import Drills
@@ -190,8 +191,16 @@ class Session:
         match_layouts(self.optimizer)
 
         self._drills = Drills(spec.drills, journal)
+        self._forward = self._prepared()
         self._stepper = Stepper(
-            self.model, self.optimizer, self.precision, spec, device, classes=len(data.classes), drills=self._drills
+            self.model,
+            self.optimizer,
+            self.precision,
+            spec,
+            device,
+            classes=len(data.classes),
+            drills=self._drills,
+            forward=self._forward.network,
         )
         self._saver = Saver(spec.run_dir, identity, journal)
         self._curves = Curves(spec.run_dir / TENSORBOARD, from_step=self.position.step)
@@ -199,6 +208,20 @@ class Session:
         self._watch_health()
         if device.type == "cuda":  # trying out kernels pays only where every batch has one shape
             torch.backends.cudnn.benchmark = len(training_sizes(cache, self._augmentation)) == 1
+
+    def _prepared(self) -> Forward:
+        """What runs the network. To compile it may take as long as loading does, and the daemon hears of it."""
+        if self.spec.compile:
+            log.info("trying out torch.compile, which may take minutes")
+            self.journal.write(Phase(time=self.journal.now(), phase="loading"))
+        return prepare(
+            self.model,
+            self.spec.compile,
+            sizes=training_sizes(self.cache, self._augmentation),
+            batch_size=min(self.spec.batch_size, len(self.cache)),
+            autocast=self.precision.autocast,
+            cache=self.spec.run_dir / CACHE,
+        )
 
     def _watch_health(self) -> None:
         usual = self.position.losses if self._lr() <= LR_ALIKE * self.position.losses_lr else []
@@ -452,6 +475,7 @@ class Session:
             loss=self.spec.loss.recipe,
             class_weights=self._class_weights(),
             augment="" if self._augmentation is None else describe(self.spec.augment),
+            compiled=self._forward.because,
         )
 
 

@@ -5,7 +5,7 @@ Nothing in here waits for a GPU (RMSprop aside, see `optim.step_unless`): figure
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ class Stepper:
         *,
         classes: int,
         drills: Drills,
+        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._model = model
+        """`forward` is what runs `model`, where that is not the model itself."""
+        self._forward = model if forward is None else forward
         self._optimizer = optimizer
         self._precision = precision
         self._loss = SegmentationLoss(spec.loss, classes=classes, device=device)
@@ -62,7 +64,7 @@ class Stepper:
         """Add the gradients of one micro-batch; its loss weighs as its share of the step's images."""
         images, masks = to_device(batch, self._device)
         with self._precision.autocast():
-            logits = self._model(images)
+            logits = self._forward(images)
         loss = self._drills.on_loss(step, self._loss(logits, masks) * share)
         self._precision.backward(loss)
         return loss.detach()
