@@ -29,7 +29,7 @@ CACHE = "compiled"
 """In the run's directory, which nobody else can write to: what is compiled is loaded again by the next attempt."""
 PAYS = 0.95
 """Share of the time at which `auto` keeps it."""
-ROUNDS = 5
+ROUNDS = 3
 ALIKE = {torch.float32: 0.01, torch.bfloat16: 0.1, torch.float16: 0.1}
 """How far the logits may be from those without, by the norm of the difference: other rounding, no other network."""
 

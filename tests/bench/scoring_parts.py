@@ -16,6 +16,7 @@ from segwatch.evaluator.scoring import _BatchCounts, batches_of_one_size, tally
 from segwatch.trainer.unet import UNet
 
 from .common_way import confusion_of
+from .profile import profiled
 from .scenes import CLASSES, make_data
 from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds
 from .training_parts import LARGE, device, named, ours, waited
@@ -47,7 +48,8 @@ def scoring(place: Path, rounds: int = 5) -> Iterator[Row]:
         times = by_turns(waited(score), waited(forward), rounds)
         taken.append(times.mine)
         size = f"UNet-{base}, {IMAGES} images of 240x180"
-        yield at_most("scoring", "next checkpoint", size, times, against="bare forward", goal=1.05)
+        note = profiled(waited(score))
+        yield at_most("scoring", "next checkpoint", size, times, against="bare forward", goal=1.05, note=note)
     yield growth("scoring", "next checkpoint", [16**2, 32**2], taken)
     yield fresh_process(place, rounds)
 

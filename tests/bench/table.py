@@ -154,7 +154,8 @@ def page(rows: Sequence[Row], failed: dict[str, str], *, machine: str, minutes: 
         lines += [row.cells() for row in rows if row.part == part] + [""]
     lines += ["## Goals that are missed", ""]
     lines += [
-        f"- {row.part}, {row.what}, {row.size}: {row.ratio:.3g}, and the goal is {row.goal}. {row.note}"
+        f"- **{row.part}, {row.what}**, {row.size}: {row.ours} against {row.other} ({row.against}), a ratio of "
+        f"{row.ratio:.3g}; the goal is {row.goal}. {row.note}".rstrip()
         for row in missed
     ]
     lines += [] if missed else ["None."]

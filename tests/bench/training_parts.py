@@ -28,6 +28,7 @@ from segwatch.trainer.watched_state import WHOLE_EVERY_STEPS, WatchedState
 from torch import Tensor, nn
 
 from .common_way import Steps
+from .profile import profiled
 from .scenes import CLASSES, make_data, make_spec
 from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds
 
@@ -119,10 +120,12 @@ def step(place: Path, rounds: int = 5) -> Iterator[Row]:
         mine = ours(place, shape)
         times = by_turns(waited(mine.step), mine.common(), rounds if shape != PUBLISHED else 3)
         taken.append(times.mine)
-        yield faster("step", "float32", named(shape), times, against="common way", goal=goal)
+        note = profiled(waited(mine.step))
+        yield faster("step", "float32", named(shape), times, against="common way", goal=goal, note=note)
     half = ours(place, LARGE, amp="bf16")
     times = by_turns(waited(half.step), half.common(), rounds)
-    note = "" if _has_bf16() else "this CPU has no bf16 arithmetic (AMX or AVX512-BF16): torch emulates it"
+    note = "" if _has_bf16() else "this CPU has no bf16 arithmetic (AMX or AVX512-BF16), torch emulates it; "
+    note += profiled(waited(half.step))
     yield faster("step", "bf16", named(LARGE), times, against="common way", goal=4, note=note)
     yield growth("step", "float32", [shape[1] * shape[2] * shape[3] for shape in shapes[:2]], taken[:2])
 
