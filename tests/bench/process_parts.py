@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -43,8 +44,20 @@ def commands(place: Path, rounds: int = 5) -> Iterator[Row]:
     python = median(seconds(lambda: _run([sys.executable, "-c", "pass"])) for _ in range(rounds))
     for words, limit in ((["--help"], 0.3), (["status", str(run_dir)], 0.5)):
         taken = median(seconds(lambda words=words: _run([str(SEGWATCH), *words])) for _ in range(rounds))
-        note = f"Python alone takes {python:.2f} s"
+        note = f"Python alone takes {python:.2f} s; {_imports([str(SEGWATCH), *words])}"
         yield below("daemon", f"segwatch {words[0]}", f"{rounds} starts", taken, limit, "s", note=note)
+
+
+def _imports(command: list[str]) -> str:
+    """What importing costs, by package, the most expensive first; by Python's own account."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *command], check=True, capture_output=True, text=True)
+    spent: Counter[str] = Counter()
+    for line in done.stderr.splitlines():
+        own, _, name = line.removeprefix("import time:").partition("|")
+        if own.strip().isdecimal():
+            spent[name.split("|")[1].strip().partition(".")[0]] += int(own)
+    most = ", ".join(f"{package} {taken / 1e3:.0f}" for package, taken in spent.most_common(5))
+    return f"profile: imports take {spent.total() / 1e3:.0f} ms, of them {most}"
 
 
 def _run(command: list[str]) -> None:
