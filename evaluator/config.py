@@ -19,7 +19,7 @@ class EvaluatorConfig(Section):
     """Images of one size per forward pass; does not change any score. `auto` measures a few sizes on the first
     checkpoint and keeps the fastest; reports say which."""
     release_gpu: bool = False
-    """Give the GPU's memory back whenever there is nothing to score; about 500 MB of the driver's own stay. On the CPU
+    """Give the GPU's memory back whenever there is nothing to score; what the driver itself holds stays. On the CPU
     there is nothing to give back."""
     resolution: Literal["scaled", "native"] = "scaled"
     """`scaled` compares with the mask reduced by `data.scale`; `native` enlarges the logits (bilinear) to the mask's

@@ -153,7 +153,7 @@ class TrainerConfig(Section):
     compile: Compile = False
     """Run the network through `torch.compile`: `true`, or `auto` where a trial before the first step is faster by it.
     The trial takes minutes. Needs images of one size; on the CPU a C++ compiler. Where it fails, training goes on
-    without it and says so. A compiled step rounds otherwise: bit-identical resuming holds only among attempts that are
-    all compiled, or all not."""
+    without it and says so. A compiled step rounds otherwise: bit-identical resuming is promised
+    without it only."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch; 0 leaves the choice to torch. Part of what makes a resumed run bit-identical."""
