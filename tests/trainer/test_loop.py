@@ -111,7 +111,9 @@ def test_a_whole_attempt_tells_what_is_in_force_and_commits_every_epoch(make_spe
         checkpoint(spec, Path(line.manifest).stem)[1].weights.sha256 for line in saved
     ]
     progress = lines(spec, "progress")
-    assert [line.step for line in progress] == [1, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    told = [line.step for line in progress]
+    assert told == sorted(set(told)), "no step twice"
+    assert {1, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH} <= set(told)  # a slow machine tells of others too
     assert progress[0].lr == 0.02
     assert progress[-1].lr < 0.02
     assert lines(spec)[-1].outcome == "finished"
