@@ -247,7 +247,7 @@ class Diagnosing:
 
 
 def fallen_epoch(run_dir: Path, history: History, incident: Incident) -> Epoch | None:
-    """Of a collapse the first epoch with low scores, where it still has what a replay of the way to it begins with."""
+    """Of a collapse the first epoch with low scores, as far as its weights are left to compare a replay with."""
     if incident.opened.cause is not Cause.MIOU_COLLAPSE:
         return None
     onset, until = incident.opened.evidence.get("onset_step"), incident.opened.attempt
@@ -257,8 +257,7 @@ def fallen_epoch(run_dir: Path, history: History, incident: Incident) -> Epoch |
     epoch = max(trained, key=lambda epoch: epoch.attempt)
     path = run_dir / epoch.manifest
     with contextlib.suppress(CorruptCheckpointError, FileNotFoundError):
-        state = read_manifest(path).state
-        return epoch if state is not None and (path.parent / state.name).exists() else None
+        return epoch if (path.parent / read_manifest(path).weights.name).exists() else None
     return None
 
 

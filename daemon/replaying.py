@@ -95,9 +95,9 @@ def replay(
 def _nothing_to_repeat(incident: Incident, source: Path) -> UsageError:
     if incident.opened.cause is Cause.MIOU_COLLAPSE:
         return UsageError(
-            f"the epoch of incident {incident.number} whose scores fell is gone, or its training state is",
+            f"the epoch of incident {incident.number} whose scores fell is gone",
             where=source,
-            remedy="old epochs lose their training state as the run goes on; `segwatch why` says what was found then",
+            remedy="old epochs go as the run goes on (watch.keep_epochs); `segwatch why` says what was found then",
         )
     return UsageError(
         f"incident {incident.number} left no batch to repeat",

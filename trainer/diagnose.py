@@ -75,7 +75,7 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     from ..data.cache import open_cache
     from ..data.resolved import ResolvedData
     from .bad_values import look
-    from .fall import diagnose_fall
+    from .fall import diagnose_fall, load_fallen
     from .inquiry import Inquiry
     from .loop import find_device
     from .replay import Deadline, Replayer, held_at
@@ -86,7 +86,7 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     directory = asked.run_dir / asked.directory
     if asked.fallen is not None:
         replayer = Replayer(spec, data, cache, find_device(spec.device), Deadline(asked.seconds))
-        fallen = replayer.good(asked.fallen)
+        fallen = load_fallen(asked.run_dir / asked.fallen)
         diagnosis = diagnose_fall(replayer, fallen, list(_good(replayer, asked.good)))
         return diagnosis.model_copy(update={"seconds": time.monotonic() - began})
     try:

@@ -7,10 +7,15 @@ fell, and of the one that the replay comes to. Knows nothing about processes, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ..checkpoints.files import load_weights
+from ..checkpoints.manifest import read_manifest
 from .diagnosis import Diagnosis, Finding, Replay
 from .replay import Held, OutOfTimeError, Replayer
 
@@ -18,8 +23,23 @@ RISE = 1.25
 """The loss of the fallen epoch has to be so many times that of before, or these images do not show the fall."""
 
 
-def diagnose_fall(replayer: Replayer, fallen: Held, good: Sequence[Held]) -> Diagnosis:
-    """`fallen` is the first epoch with low scores; `good` are states from before it, newest first.
+@dataclass(frozen=True)
+class Fallen:
+    """The first epoch with low scores. Its training state need not be left: nobody goes on from it."""
+
+    step: int
+    epoch: int
+    weights: Mapping[str, Tensor]
+
+
+def load_fallen(path: Path) -> Fallen:
+    """By its manifest. Raises CorruptCheckpointError, FileNotFoundError."""
+    manifest = read_manifest(path)
+    return Fallen(manifest.step, manifest.epoch, load_weights(path.parent, manifest))
+
+
+def diagnose_fall(replayer: Replayer, fallen: Fallen, good: Sequence[Held]) -> Diagnosis:
+    """`good` are states from before `fallen`, newest first.
 
     Finding: learning-rate where the same settings lead there again, transient where they do not, capacity where memory
     runs out, unknown where it cannot be told.
@@ -28,9 +48,9 @@ def diagnose_fall(replayer: Replayer, fallen: Held, good: Sequence[Held]) -> Dia
 
 
 class _Fall:
-    def __init__(self, replayer: Replayer, fallen: Held) -> None:
+    def __init__(self, replayer: Replayer, fallen: Fallen) -> None:
         self._replayer, self._fallen = replayer, fallen
-        self._step = fallen.position.step
+        self._step = fallen.step
         self._rows: list[Replay] = []
 
     def answer(self, good: Sequence[Held]) -> Diagnosis:
@@ -58,8 +78,8 @@ class _Fall:
 
     def _find(self, before: Held) -> tuple[Finding, str]:
         replayer, fallen = self._replayer, self._fallen
-        images = replayer.first_step(epoch=max(fallen.position.epoch, 1))
-        was, fell = replayer.loss_of(before, images), replayer.loss_of(fallen, images)
+        images = replayer.first_step(epoch=fallen.epoch)
+        was, fell = replayer.loss_of(before.weights, images), replayer.loss_of(fallen.weights, images)
         if not fell > RISE * was:
             return Finding.UNKNOWN, (
                 f"on images of the training split the loss in evaluation is {fell:.4g} after step {self._step} and "
@@ -81,8 +101,8 @@ class _Fall:
 
     def _whose_fault(self, before: Held, fell: float) -> str:
         """A word on running statistics that alone are to blame; empty where the weights have their part in it."""
-        images = self._replayer.first_step(epoch=max(self._fallen.position.epoch, 1))
-        bare = self._replayer.loss_of(self._fallen, images, of_batch=True)
+        images = self._replayer.first_step(epoch=self._fallen.epoch)
+        bare = self._replayer.loss_of(self._fallen.weights, images, of_batch=True)
         if bare * RISE > fell:
             return ""
         name, times = self._most_changed(before)

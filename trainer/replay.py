@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -173,15 +173,15 @@ class Replayer:
         run.take(place)
         return run.shown(place.step, time.monotonic() - began)
 
-    def loss_of(self, held: Held | None, place: Place, *, of_batch: bool = False) -> float:
-        """Loss in evaluation mode of `held` on the images of `place`, unaugmented and in fp32.
+    def loss_of(self, weights: Mapping[str, Tensor] | None, place: Place, *, of_batch: bool = False) -> float:
+        """Loss in evaluation mode with `weights` on the images of `place`, unaugmented and in fp32.
 
         `None` is the state that the last replay came to. With `of_batch`, BatchNorm takes the statistics of the images
         themselves, as in training, and the running ones do not count.
         """
-        self._deadline.require(0, f"the loss of {'the last replay' if held is None else held.name}")
-        if held is not None:
-            self._model.load_state_dict(held.weights)
+        self._deadline.require(0, "a look at the loss in evaluation mode")
+        if weights is not None:
+            self._model.load_state_dict(weights)
         self._model.train(of_batch)
         known = [layer.momentum for layer in self._norms]
         try:

@@ -212,11 +212,12 @@ def fallen(a_run, tmp_path, monkeypatch) -> Site:
 
 def test_a_collapse_is_replayed_on_the_way_to_the_epoch_that_fell_wherever_that_is_now(fallen):
     moved = next(epoch for epoch in fallen.history.epochs.values() if epoch.epoch == 4).manifest
-    fallen.checkpoint(4, attempt=2, moved=True)
+    fallen.checkpoint(4, attempt=2, moved=True, state=False)
+    (fallen.run.path / moved).with_name("4.weights").touch()
     spec = spec_of(fallen.replays({"finding": Finding.LEARNING_RATE}))
     assert (spec.fallen, spec.attempt) == (moved, 2)
 
 
-def test_a_collapse_whose_epoch_has_lost_its_training_state_cannot_be_replayed(fallen):
+def test_a_collapse_whose_epoch_is_gone_cannot_be_replayed(fallen):
     with pytest.raises(UsageError, match="epoch of incident 1 whose scores fell is gone"):
         fallen.replays({"finding": Finding.LEARNING_RATE})

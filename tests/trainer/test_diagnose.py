@@ -272,6 +272,7 @@ def fell(make_spec) -> Callable[..., Diagnosis]:
         assert train(first.directory / "spec.json", lambda: False) == ExitCode.FINISHED
         spec = make_spec(**{"attempt": 2, "epochs": 13, "resume_from": LEARNT, **WITH_A_NETWORK_OF_8, **how})
         assert train(spec.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+        (spec.run_dir / "checkpoints" / "checkpoint_epoch13.state.pth").unlink()  # retention leaves it to good epochs
         directory = spec.run_dir / "incidents" / "001"
         directory.mkdir(parents=True)
         asked = DiagnosisSpec.model_validate(
@@ -313,7 +314,7 @@ def test_a_fall_that_comes_again_with_the_same_settings_is_the_learning_rate(fel
     ("question", "words"),
     [
         ({}, "do not show why the scores fell"),
-        ({"good": ("checkpoints/checkpoint_epoch13.json",)}, "no good state lies before step 52"),
+        ({"good": ()}, "no good state lies before step 52"),
         ({"seconds": 1e-6}, "the time was not enough"),
     ],
 )
