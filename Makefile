@@ -13,7 +13,7 @@ run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers
 # that there may be more of them than cores; those that measure time have the machine to themselves afterwards.
 JOBS ?= 3
 test: setup  ## all tests
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not alone"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
 setup: $(STAMP)  ## the installing alone

@@ -10,8 +10,18 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+LONGEST = ("e2e", "fault")
+"""Marks, the longest first."""
+
 settings.register_profile("segwatch", deadline=None)  # two busy cores make any deadline a lottery
 settings.load_profile("segwatch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left with it when the others are done."""
+    items.sort(
+        key=lambda item: next((n for n, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
+    )
 
 
 @pytest.fixture(scope="session")
