@@ -64,6 +64,7 @@ class Saver:
         self._saved_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._write: _Write | None = None
+        self._sweep()
 
     def seconds_since(self) -> float:
         """Since training last went on with a checkpoint on its way, or since the attempt began."""
@@ -149,6 +150,12 @@ class Saver:
         if manifest.role is Role.EPOCH:
             self._journal.reached.epoch = manifest.epoch
             log.info("epoch %d is saved: train loss %s", manifest.epoch, train_loss)
+
+    def _sweep(self) -> None:
+        """Remove what a worker that was killed had half written: nobody else writes here, and none of it has a name."""
+        for path in self._directory.glob(".*.pth.*.tmp"):
+            log.info("removed %s, which a killed worker left unfinished", path.name)
+            path.unlink(missing_ok=True)
 
     # --- on the thread
 

@@ -227,6 +227,18 @@ def test_without_memory_for_a_copy_training_waits_and_the_same_bytes_are_written
     assert "no memory for a copy" in caplog.text
 
 
+def test_what_a_killed_worker_left_half_written_is_removed_by_the_next_and_nothing_else(make_spec):
+    spec = make_spec(epochs=1)
+    directory = spec.run_dir / "checkpoints"
+    half = [directory / f".checkpoint_epoch3.{kind}.4711-0badcafe.tmp" for kind in ("pth", "state.pth")]
+    others = [directory / ".checkpoint_epoch3.json.4711-0badcafe.tmp", directory / "mine.pth"]
+    for path in (*half, *others):
+        path.write_bytes(b"half")
+    assert run_spec(spec) == ExitCode.FINISHED
+    assert not any(path.exists() for path in half)
+    assert all(path.exists() for path in others), "the daemon may be writing it, a person may want it"
+
+
 def test_a_copy_shares_nothing_and_keeps_every_stride():
     moment = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
     tree = {"state": {0: {"exp_avg": moment, "step": torch.tensor(1.0)}}, "groups": [{"betas": (0.9, 0.99)}]}
