@@ -57,7 +57,7 @@ def options(
 
 @app.command(short_help="Audit, train, score every epoch, recover; stay until the end.")
 def run(
-    config: Annotated[Path, typer.Argument(metavar="run.toml", help="What to train on which data.")],
+    config: Annotated[Path, typer.Argument(metavar="run.toml", help="What to train on which data.")] = Path("run.toml"),
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's stem without it.")] = None,
     *,
     runs_dir: RunsDir = Path("runs"),
@@ -133,7 +133,9 @@ def demo(
 
 @app.command(short_help="Read every mask and image before anything trains.")
 def audit(
-    config: Annotated[Path, typer.Argument(metavar="run.toml", help="The configuration whose data is read.")],
+    config: Annotated[Path, typer.Argument(metavar="run.toml", help="The configuration whose data is read.")] = Path(
+        "run.toml"
+    ),
     output: Annotated[
         Path | None,
         typer.Option(

@@ -97,7 +97,7 @@ def _nothing_to_repeat(incident: Incident, source: Path) -> UsageError:
         return UsageError(
             f"the epoch of incident {incident.number} whose scores fell is gone",
             where=source,
-            remedy="old epochs go as the run goes on (checkpoints.keep_epochs); `segwatch why` says what was found then",
+            remedy="old epochs go in time (checkpoints.keep_epochs); `segwatch why` says what was found then",
         )
     return UsageError(
         f"incident {incident.number} left no batch to repeat",

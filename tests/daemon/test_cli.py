@@ -169,6 +169,7 @@ def test_a_wrong_configuration_ends_with_78_and_names_file_and_key(tmp_path, com
 
 def test_a_configuration_that_is_not_there_ends_with_78(tmp_path):
     assert "none.toml: cannot be read" in explained(segwatch("run", "none.toml", cwd=tmp_path), 78)
+    assert "run.toml: cannot be read" in explained(segwatch("run", cwd=tmp_path), 78), "it is looked for here"
 
 
 def test_debug_shows_the_traceback(tmp_path):
