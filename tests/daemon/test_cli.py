@@ -186,7 +186,7 @@ def test_a_run_of_another_name_ends_with_2_and_the_list(tmp_path, run_dir):
     assert "runs here: one" in explained(segwatch("status", "two", cwd=tmp_path), 2)
 
 
-@pytest.mark.parametrize("arguments", [("walk",), ("status", "--jsonn"), ("run",), ("run", "a", "b")])
+@pytest.mark.parametrize("arguments", [("walk",), ("status", "--jsonn"), ("run", "a", "b")])
 def test_what_is_no_command_is_a_mistake_of_usage(tmp_path, arguments):
     done = segwatch(*arguments, cwd=tmp_path)
     assert done.returncode == 2

@@ -109,7 +109,6 @@ MISTAKES = (
     usage("a command with a typo", "stats", "Did you mean 'status'?"),
     usage("another command with a typo", "evalute", "evaluate"),
     usage("an option with a typo", "status --jsn", "--json"),
-    usage("run of nothing", "run", "run.toml"),
     usage("run of two", "run run.toml other.toml", "other.toml"),
     usage("a drill without a step", "run run.toml --drill nan-loss", "nan-loss@", "--drill"),
     usage("a drill with a typo", "run run.toml --drill nan-los@5", "did you mean 'nan-loss@5'?"),
