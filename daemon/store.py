@@ -10,7 +10,7 @@ import errno
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ BLOCK_BYTES = 64 << 10
 """Read at once: the lines of a large block leave holes in the memory of a daemon that lives for weeks."""
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SCHEMA = """
-create table events (seq integer primary key, time real not null, kind text not null, body text not null);
-create table notes (key text primary key, value text not null);
+create table if not exists events (seq integer primary key, time real not null, kind text not null, body text not null);
+create table if not exists notes (key text primary key, value text not null);
 """
 
 
@@ -48,16 +48,22 @@ class Store:
 
     def append(self, event: Event) -> float:
         """Make a fact durable; returns its time. Raises OSError or sqlite3.Error when the disk refuses: then stop."""
+        return self.append_all([event])[0]
+
+    def append_all(self, events: Sequence[Event]) -> list[float]:
+        """Several at once: the disk is waited for as long as for one. Returns their times; raises as `append` does."""
         if not self._log.in_place():
             raise OSError(errno.ESTALE, "was deleted or replaced while it was written to", str(self._log_path))
-        moment = self._clock()
-        body = event.model_dump(mode="json")
-        sequence = self._sequence + 1
-        self._log.append(dumps({"seq": sequence, "time": moment, **body}))
-        self._sequence = sequence
+        facts = [
+            (sequence, self._clock(), event.model_dump(mode="json"))
+            for sequence, event in enumerate(events, start=self._sequence + 1)
+        ]
+        self._log.append(*(dumps({"seq": sequence, "time": moment, **body}) for sequence, moment, body in facts))
+        self._sequence += len(facts)
         with self._database:
-            _insert(self._database, sequence, moment, body)
-        return moment
+            for sequence, moment, body in facts:
+                _insert(self._database, sequence, moment, body)
+        return [moment for _, moment, _ in facts]
 
     def note(self, key: str, value: str) -> None:
         """A reading position or the like: worth keeping, harmless to lose."""
@@ -196,9 +202,8 @@ def _connect(path: Path) -> sqlite3.Connection:
                 where=path,
                 remedy="use the release of segwatch that began this run",
             )
-        if version == 0:
-            with database:
-                database.executescript(_SCHEMA + f"pragma user_version = {SCHEMA_VERSION};")
+        if version == 0:  # in one: whoever is killed in between leaves none of it
+            database.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {SCHEMA_VERSION}; commit;")
     except BaseException:
         database.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from segwatch.daemon import events
+from segwatch.daemon import store as store_module
 from segwatch.daemon.events import (
     EVENT,
     AcceptedSplit,
@@ -207,6 +209,19 @@ def test_every_kind_of_event_comes_back_equal_from_both_files(tmp_path, event):
     assert EVENT.validate_python(line) == event
 
 
+def test_many_facts_at_once_are_what_they_are_one_by_one_and_wait_for_the_disk_once(tmp_path, written, monkeypatch):
+    waits, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (waits.append(descriptor), fsync(descriptor)))
+    store = Store(tmp_path, clock=Clock())
+    waits.clear()
+    store.append_all(EVERY_KIND)
+    assert len(waits) == 1
+    assert list(store.events()) == list(read_events(tmp_path)) == list(read_events(written))
+    assert store.sequence == len(EVERY_KIND)
+    store.close()
+    assert (tmp_path / "events.jsonl").read_bytes() == (written / "events.jsonl").read_bytes()
+
+
 def test_whole_numbers_and_fractions_stay_what_they_are(tmp_path):
     fill(tmp_path, (ALERT,))
     evidence = next(read_events(tmp_path))[1].evidence
@@ -277,6 +292,24 @@ def test_a_damaged_state_db_is_set_aside_and_built_anew_from_the_lines(tmp_path,
     damage(tmp_path / "state.db")
     assert reopened(tmp_path) == told
     assert len(list(tmp_path.glob("state.db.corrupt-*"))) == 1
+
+
+def test_a_state_db_whose_daemon_was_killed_while_it_made_the_tables_is_filled(tmp_path, told):
+    (tmp_path / "state.db").unlink()
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        database.execute("create table events (seq integer primary key, time real, kind text, body text)")
+    database.close()
+    assert reopened(tmp_path) == told
+
+
+def test_the_tables_are_made_as_one(tmp_path, monkeypatch):
+    """A second connection sees both and the version, or nothing: never a part."""
+    monkeypatch.setattr(store_module, "_SCHEMA", f"{store_module._SCHEMA} create table oops (;")
+    with pytest.raises(sqlite3.OperationalError):
+        Store(tmp_path)
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        assert database.execute("select count(*) from sqlite_master").fetchone() == (0,)
+    database.close()
 
 
 def test_an_empty_state_db_is_filled_from_the_lines(tmp_path, told):
