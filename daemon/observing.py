@@ -139,6 +139,7 @@ class Observer:
         if changed == self._checkpoints_changed and not anyway:
             return
         self._checkpoints_changed = changed
+        found = []
         for path in scan_manifests(self._run.checkpoints, skip=self._is_no_news):
             name = str(path.relative_to(self._run.path))
             try:
@@ -148,7 +149,7 @@ class Observer:
                 rollback.quarantine(self._run.path, path, None)
                 continue
             if manifest.role is Role.EPOCH and (manifest.attempt, manifest.epoch) not in self.history.epochs:
-                self._recorder.record(
+                found.append(
                     EpochCommitted(
                         attempt=manifest.attempt,
                         epoch=manifest.epoch,
@@ -158,6 +159,8 @@ class Observer:
                         finite=manifest.finite,
                     )
                 )
+        if found:  # hundreds, where no daemon watched for days: as one, or it would be minutes before it hears anybody
+            self._recorder.record_all(found)
 
     def _is_no_news(self, name: str) -> bool:
         """Asked of each of thousands of names, most of them of epochs that were taken long ago."""

@@ -70,12 +70,18 @@ class Recorder:
 
     def record(self, event: Event) -> float:
         """Raises OSError or sqlite3.Error when the fact cannot be made durable: then nothing may be built on it."""
-        moment = self._store.append(event)
-        self.history.apply(moment, event)
+        return self.record_all([event])[0]
+
+    def record_all(self, events: Sequence[Event]) -> list[float]:
+        """Several facts at once: all are durable before the first is built on. Raises as `record` does."""
+        moments = self._store.append_all(events)
+        for moment, event in zip(moments, events, strict=True):
+            self.history.apply(moment, event)
         self._folded = self._store.sequence
-        self.news = self.news or not isinstance(event, AlertChanged)
-        self._deliver(moment, event)
-        return moment
+        self.news = self.news or not all(isinstance(event, AlertChanged) for event in events)
+        for moment, event in zip(moments, events, strict=True):
+            self._deliver(moment, event)
+        return moments
 
     def catch_up(self) -> None:
         """Hand out again what a daemon that died may have recorded and not shown."""
