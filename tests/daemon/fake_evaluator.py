@@ -108,11 +108,8 @@ def refusal(scenario: dict, key: str, request: Request, path: Path) -> Refused |
     return None
 
 
-def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints: dict[str, str]) -> None:
-    key = f"{request.attempt}:{request.epoch}"
-    path = spec.run_dir / request.manifest
-    with (spec.run_dir / "asked.txt").open("a") as asked:
-        asked.write(key + "\n")
+def tamper(scenario: dict, key: str) -> None:
+    """Change files of the data just before they are scored."""
     if key in scenario.get("overwrite", {}):
         Path(scenario["overwrite"][key]).write_bytes(b"other content")
     if key in scenario.get("replace", {}):
@@ -120,6 +117,14 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints
         Path(file).unlink(missing_ok=True)
         if other is not None:
             Path(other).replace(file)
+
+
+def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints: dict[str, str]) -> None:
+    key = f"{request.attempt}:{request.epoch}"
+    path = spec.run_dir / request.manifest
+    with (spec.run_dir / "asked.txt").open("a") as asked:
+        asked.write(key + "\n")
+    tamper(scenario, key)
     if key in scenario.get("die", []):
         os._exit(9)
     if key in scenario.get("hang", []) and (spec.run_dir / "asked.txt").read_text().split().count(key) == 1:

@@ -97,13 +97,18 @@ class FakeWorker:
             )
         )
 
-    def take_step(self) -> ExitCode | None:
-        number = self.step + 1
+    def fault_of(self, number: int) -> str | None:
+        """What this step meets; a drill is told of first."""
         fault = self.scenario.get("faults", {}).get(f"{self.spec.attempt}:{number}")
         for drill in self.spec.drills:
             if drill.step == number:
                 self.write(DrillLine(time=time.time(), drill=drill))
                 fault = {"nan-loss": "nan", "out-of-memory": "oom"}.get(drill.kind.value, drill.kind.value)
+        return fault
+
+    def take_step(self) -> ExitCode | None:
+        number = self.step + 1
+        fault = self.fault_of(number)
         match fault:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
