@@ -293,8 +293,9 @@ def recorder_for(run: RunDir, store: Store, history: History, *others: Sink) -> 
     for each incident, glance.json.
     """
     sinks: list[Sink] = [*others, AlertLog(run.path), ResultsFile(run.path, history), BestFiles(run.path, history)]
-    sinks += [Board(run.path, history), AttemptsBoard(run.path, history), Postmortems(run.path, history)]
-    return Recorder(store, history, sinks, summary=Glance(run, history))
+    pages = Postmortems(run.path, history)
+    sinks += [Board(run.path, history), AttemptsBoard(run.path, history), pages]
+    return Recorder(store, history, sinks, summaries=[Glance(run, history), pages])
 
 
 def _record_wishes(

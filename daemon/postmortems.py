@@ -37,8 +37,12 @@ log = logging.getLogger(__name__)
 OVER = frozenset({Stage.RESOLVED, Stage.FAILED, Stage.ENDED_ON_PROBATION})
 
 
+OFTEN = AttemptStarted | EpochCommitted | EpochMoved | ScoreRecorded
+"""What comes by hundreds where no daemon watched for long: the pages follow once a round."""
+
+
 class Postmortems:
-    """A sink: one page per incident."""
+    """A sink and a summary: one page per incident, written at once where it matters, else at the end of a round."""
 
     def __init__(self, run_dir: Path, history: History) -> None:
         self._run_dir = run_dir
@@ -46,10 +50,14 @@ class Postmortems:
         self._pictures = Pictures(PICTURE_LOG)
         self._open = {incident.number for incident in history.incidents if incident.opened.fatal}
         """Those of which something more may become known; whoever is past it is let go at the first look."""
+        self._due: set[int] = set()
+        """Of which something became known since their page was written."""
 
     def handle(self, moment: float, event: Event) -> None:
         del moment
-        self._write(self._concerned(event) | self._drawn())
+        self._due |= self._concerned(event)
+        if not isinstance(event, OFTEN):
+            self._write_what_is_due()
         match event:
             case IncidentOpened(fatal=True):
                 self._draw(event.number)
@@ -67,9 +75,19 @@ class Postmortems:
             if self._incident(number).opened.fatal and not (directory / PICTURE).exists():
                 self._draw(number)
 
+    def refresh(self, sequence: int, events_bytes: int) -> None:
+        """The end of a round."""
+        del sequence, events_bytes
+        self._write_what_is_due()
+
     def close(self) -> None:
         self._pictures.wait()
-        self._write(self._drawn())
+        self._write_what_is_due()
+
+    def _write_what_is_due(self) -> None:
+        self._due |= self._drawn()
+        self._write(self._due)
+        self._due.clear()  # after it: what the disk refused is due again
 
     def _concerned(self, event: Event) -> set[int]:
         """The incidents of which this fact may tell something new."""

@@ -36,7 +36,7 @@ class Sink(Protocol):
 
 
 class Summary(Protocol):
-    """What all facts together come to, kept on disk for those who only look."""
+    """What all facts together come to, kept on disk for those who only look: once a round, however many facts came."""
 
     def refresh(self, sequence: int, events_bytes: int) -> None:
         """Write it anew where facts came: `sequence` is the number of the last one."""
@@ -49,11 +49,11 @@ class Recorder:
         history: History,
         sinks: Sequence[Sink],
         *,
-        summary: Summary | None = None,
+        summaries: Sequence[Summary] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._summary = summary
+        self._summaries = summaries
         self._folded = store.sequence
         """The last fact that the history knows; one that the disk took only in part it does not."""
         self._sinks = sinks
@@ -96,11 +96,11 @@ class Recorder:
         """Note that everything recorded so far was shown; a sink that failed is tried again now and then."""
         if self._missed and self._clock() - self._tried_at >= self._again_seconds:
             self._show_what_was_missed()
+        self._sum_up()  # first: what a daemon that dies here has noted as shown, nobody shows again
         if not self._missed:
             self._shown = self._store.sequence
         if self._store.noted(DELIVERED) != str(self._shown):
             self._store.note(DELIVERED, str(self._shown))
-        self._sum_up()
 
     def _show_what_was_missed(self) -> None:
         self._tried_at = self._clock()
@@ -111,9 +111,11 @@ class Recorder:
         self._again_seconds = min(2 * self._again_seconds, AGAIN_LIMIT_SECONDS) if self._missed else AGAIN_SECONDS
 
     def _sum_up(self) -> None:
-        if self._summary is not None and self._folded == self._store.sequence:
-            with _at_the_boundary(self._summary, "be refreshed"):
-                self._summary.refresh(self._store.sequence, self._store.log_bytes)
+        if self._folded != self._store.sequence:
+            return
+        for summary in self._summaries:
+            with _at_the_boundary(summary, "be refreshed"):
+                summary.refresh(self._store.sequence, self._store.log_bytes)
 
     def note(self, key: str, value: str) -> None:
         self._store.note(key, value)

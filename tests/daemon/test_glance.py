@@ -76,7 +76,7 @@ def record(run: RunDir, story, *, summed_up: bool = True) -> None:
     store = Store(run.path)
     history = History.of(store.events())
     summary = Glance(run, history) if summed_up else None
-    recorder = Recorder(store, history, [], summary=summary)
+    recorder = Recorder(store, history, [], summaries=[summary])
     for _, event in story.told:
         recorder.record(event)
     recorder.delivered()
@@ -115,7 +115,7 @@ def test_after_a_change_of_the_line_the_glance_is_not_what_was_folded_before(run
     """Every fact, one after the other: what is kept up step by step is what a fresh fold finds."""
     store = Store(run.path)
     history = History()
-    recorder = Recorder(store, history, [], summary=Glance(run, history))
+    recorder = Recorder(store, history, [], summaries=[Glance(run, history)])
     for _, event in story.told:
         recorder.record(event)
         recorder.delivered()
@@ -171,7 +171,7 @@ def test_a_fact_that_the_disk_took_only_in_part_is_in_no_glance(run, story, monk
     """The line stands, the row does not: the daemon starts again, and until then the glance must not claim it."""
     store = Store(run.path)
     history = History()
-    recorder = Recorder(store, history, [], summary=Glance(run, history))
+    recorder = Recorder(store, history, [], summaries=[Glance(run, history)])
     for _, event in story.told:
         recorder.record(event)
     recorder.delivered()
@@ -191,7 +191,7 @@ def test_a_glance_that_cannot_be_written_stops_nothing_and_is_written_later(run,
     store = Store(run.path)
     history = History()
     (run.path / "glance.json").mkdir()
-    recorder = Recorder(store, history, [], summary=Glance(run, history))
+    recorder = Recorder(store, history, [], summaries=[Glance(run, history)])
     recorder.record(story.told[0][1])
     recorder.delivered()
     assert "Glance could not be refreshed" in caplog.text
@@ -207,7 +207,7 @@ def test_while_nothing_happens_nothing_is_written(run, story):
     record(run, story)
     store = Store(run.path)
     history = History.of(store.events())
-    recorder = Recorder(store, history, [], summary=Glance(run, history))
+    recorder = Recorder(store, history, [], summaries=[Glance(run, history)])
     recorder.delivered()
     first = (run.path / "glance.json").stat().st_ino
     recorder.delivered()

@@ -53,6 +53,7 @@ class Site:
     def deliver(self) -> None:
         for moment, event in self.run.told[self.told :]:
             self.sink.handle(moment, event)
+        self.sink.refresh(0, 0)
         self.told = len(self.run.told)
 
     def fails(self, cause: Cause = Cause.NAN_LOSS, *, step: int = 15) -> Path:
@@ -230,6 +231,19 @@ def test_what_is_settled_is_not_looked_at_again(site, monkeypatch):
     site.run.trains(2, 0.5)
     site.deliver()
     assert looked == []
+
+
+def test_hundreds_of_epochs_at_once_cost_each_page_one_look(site, monkeypatch):
+    """As after days without a daemon; a page for each of them would hold up whoever wants to stop it."""
+    for _ in range(3):
+        site.fails(Cause.WORKER_CRASHED)
+        site.answers()
+    looked = []
+    monkeypatch.setattr(site.sink, "_write", lambda numbers: looked.append(sorted(numbers)))
+    for epoch in range(2, 302):
+        site.run.commits(epoch)
+    site.deliver()
+    assert looked == [[1, 2, 3]]
 
 
 def test_what_will_never_be_known_is_not_waited_for(site, monkeypatch):
