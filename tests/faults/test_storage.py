@@ -93,7 +93,7 @@ def test_a_full_disk_pauses_the_run_and_it_goes_on_when_there_is_room(daemon, sm
     area="Storage",
     fault="less room than `watch.disk_free_gb`",
     promise="P3 P7",
-    provoked="a tmpfs is filled up to 400 kB: one alert, no new attempt, one word when it is over",
+    provoked="a tmpfs is filled up to 800 kB: one alert, no new attempt, one word when it is over",
 )
 def test_low_room_is_told_once_before_it_is_full_and_holds_back_new_attempts(
     daemon, small_disk, provoked, nothing_else_broke
@@ -102,7 +102,7 @@ def test_low_room_is_told_once_before_it_is_full_and_holds_back_new_attempts(
     daemon.scenario(step_seconds=0.05, faults={"1:6": "kill"})
     running = daemon.start()
     daemon.until(lambda history: len(history.epochs) == 1)
-    ballast = fill(small_disk, leave=400_000)
+    ballast = fill(small_disk, leave=800_000)
     provoked()
     daemon.until(lambda history: len(history.attempts) == 2)
     assert daemon.history.attempts[-1].spawned is None, "an attempt began without room for its checkpoints"
