@@ -200,7 +200,7 @@ class Soak(Watched):
             return
         worker = Identity(attempt.spawned.pid, attempt.spawned.create_time)
         if worker.send(number, group=False):
-            (self.asked if number is signal.SIGTERM else self.hit).add(attempt.number)
+            self.hit.add(attempt.number)
 
     def children_of_daemon(self, script: str) -> list[psutil.Process]:
         assert self.daemon is not None
@@ -252,9 +252,10 @@ class Soak(Watched):
         account.incidents = len(history.incidents)
         told = {(i.opened.attempt, i.opened.fatal) for i in history.incidents}
         taken = [line.split() for line in self.read("taken").splitlines()]
-        # Somebody's SIGTERM to a worker that its daemon has just asked to leave is nobody's: it does what was asked.
-        left = {attempt.number for attempt in history.attempts if attempt.ended and attempt.ended.outcome == "stopped"}
-        expected = {(attempt, True) for attempt in self.hit | (self.asked - left)}
+        # A signal to a worker that its daemon has just asked to leave ended nothing where it saved and left as it was
+        # asked: another SIGTERM, or a SIGSTOP that was undone. One that was killed in that moment is an incident.
+        saved = {a.number for a in history.attempts if a.ended and a.ended.message == "stopped on request"}
+        expected = {(attempt, True) for attempt in self.hit - saved}
         expected |= {(int(attempt), kind != "inf-gradients") for attempt, kind in taken}
         account.incidents_lost = len(expected - told)
         account.strays = len(strays(self.place))
