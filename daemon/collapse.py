@@ -96,7 +96,7 @@ def worth_a_roll_back(trend: Trend, history: History) -> Collapse | None:
     whole = miou_collapse(trend)
     if whole is not None and whole.scores >= 2 and whole.sure:
         return whole
-    before = [i.opened.evidence.get("class") for i in history.incidents if i.opened.cause is Cause.MIOU_COLLAPSE]
+    before = [incident.opened.evidence.get("class") for incident in history.incidents_of(Cause.MIOU_COLLAPSE)]
     if len(before) >= CLASS_RESTARTS:
         return None
     lost = (one for one in class_collapses(trend, history) if one.scores >= 2 and one.name not in before)

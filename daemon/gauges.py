@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..trainer.contract import JournalLine, Progress, Started
+from ..trainer.contract import Cause, JournalLine, Progress, Started
 from .events import Outcome, Severity
 from .history import History
 from .observing import Screen
@@ -112,8 +112,8 @@ def _families(
     yield "segwatch_epochs_to_score", "gauge", "Committed epochs without scores.", [({}, float(len(history.unscored)))]
     yield from _training(history, progress)
     yield from _scores(history)
-    incidents = Counter(incident.opened.cause.value for incident in history.incidents)
-    causes = [({"cause": cause}, float(count)) for cause, count in sorted(incidents.items())]
+    incidents = {cause.value: len(history.incidents_of(cause)) for cause in Cause}
+    causes = [({"cause": cause}, float(count)) for cause, count in sorted(incidents.items()) if count]
     yield "segwatch_incidents_total", "counter", "Incidents so far, by cause.", causes
     firing = Counter(alert.severity for alert in history.firing())
     alerts = [({"severity": severity.value}, float(firing[severity])) for severity in Severity]

@@ -70,6 +70,7 @@ class History:
         self._good_until: dict[int, int] = {}
         """The last step of a verified-good epoch, by attempt."""
         self.incidents: list[Incident] = []
+        self._by_cause: dict[Cause, list[Incident]] = {}
         self.diagnoses: dict[int, Diagnosed] = {}
         """By incident."""
         self.probations: list[ProbationEnded] = []
@@ -245,6 +246,10 @@ class History:
     def fatal_incidents(self) -> Iterator[Incident]:
         return (incident for incident in self.incidents if incident.opened.fatal and not incident.forgiven)
 
+    def incidents_of(self, cause: Cause) -> Sequence[Incident]:
+        """Those of one cause: what is asked after every fact must not look through all of a long run."""
+        return self._by_cause.get(cause, ())
+
     def progressed(self, after_attempt: int, until_attempt: int) -> bool | None:
         """Whether the attempts after one, up to and with another, left a verified-good epoch; `None` while unknown."""
         judged = [
@@ -379,6 +384,7 @@ class History:
 
     def _open_incident(self, incident: Incident) -> None:
         self.incidents.append(incident)
+        self._by_cause.setdefault(incident.opened.cause, []).append(incident)
         onset = incident.opened.evidence.get("onset_step")
         if incident.opened.fatal and incident.opened.cause in _HAS_ONSET and isinstance(onset, int):
             for epoch in self._standing_epochs():

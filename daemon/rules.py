@@ -198,7 +198,7 @@ def _not_finite(history: History) -> Iterator[Alert]:
     """An epoch that stands although it gives NaN: its worker had ended before the score was known."""
     if not history.not_finite:
         return
-    told = {incident.opened.attempt for incident in history.incidents if incident.opened.cause is Cause.NAN_WEIGHTS}
+    told = {incident.opened.attempt for incident in history.incidents_of(Cause.NAN_WEIGHTS)}
     for key in history.not_finite:
         epoch = history.epochs[key]
         if epoch.moved is None and epoch.attempt not in told:

@@ -9,7 +9,7 @@ import pytest
 from segwatch.daemon.alert import Alert
 from segwatch.daemon.config import AlertsConfig
 from segwatch.daemon.events import GapMeasured, GaveUp, Outcome, Severity
-from segwatch.daemon.rules import current_alerts, resume_words
+from segwatch.daemon.rules import Rules, current_alerts, resume_words
 from segwatch.daemon.trends import best_gap
 from segwatch.trainer.contract import Cause, Drill, DrillKind
 
@@ -440,6 +440,29 @@ def test_a_healthy_run_fires_nothing_but_the_stall_ten_epochs_after_its_last_gai
         flat = epoch > 10 and healthy(epoch) - healthy(epoch - 10) <= CONFIG.min_delta
         assert firing(run) <= ({"miou-stall"} if flat else set()), f"epoch {epoch}"
     assert firing(run) == {"miou-stall"}
+
+
+class NeverWalked(list):
+    """What grows with the run: looked up by place at most."""
+
+    def __iter__(self):
+        raise AssertionError("a look at the alerts went through everything that ever happened")
+
+
+class NeverWalkedEpochs(dict):
+    __iter__ = keys = values = items = NeverWalked.__iter__
+
+
+def test_a_look_goes_through_neither_the_incidents_nor_the_epochs_of_a_long_run(run):
+    for epoch in range(1, 8):
+        run.trains(epoch, healthy(epoch))
+    for cause in (Cause.MIOU_COLLAPSE, Cause.NAN_WEIGHTS, Cause.INF_GRADIENTS):
+        run.suffers(cause, fatal=False, step=1)
+    rules = Rules(CONFIG, rolls_back=True)
+    expected = rules.current_alerts(run.history)
+    run.history.incidents = NeverWalked(run.history.incidents)
+    run.history.epochs = NeverWalkedEpochs(run.history.epochs)
+    assert rules.current_alerts(run.history) == expected
 
 
 def test_rare_classes_that_stay_at_zero_are_no_alert(run):
