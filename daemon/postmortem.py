@@ -15,7 +15,7 @@ from ..plain import one_line, plain
 from ..trainer.config import Amp
 from ..trainer.contract import Cause
 from ..trainer.diagnosis import BadFile, Diagnosis, Finding, FirstNonFinite, Replay
-from . import ledger, ledger_page
+from . import ledger, ledger_page, next_steps
 from .alerts import duration, evidence_words, stamp
 from .events import AttemptPlanned
 from .findings import advice_of_finding
@@ -55,6 +55,8 @@ class Moment:
 class Postmortem:
     """All that is known of one incident."""
 
+    run: str
+    """Its name, by which commands find it."""
     history: History
     incident: Incident
     row: Row
@@ -75,6 +77,7 @@ def gather(run_dir: Path, history: History, incident: Incident, *, no_picture: s
     measured = ledger_page.measured(run_dir, history, asked)
     present = frozenset(path.name for path in directory.iterdir()) if directory.is_dir() else frozenset()
     return Postmortem(
+        run=run_dir.name,
         history=history,
         incident=incident,
         row=ledger.row(history, incident, measured),
@@ -354,8 +357,9 @@ def _cost(row: Row) -> Iterator[str]:
 
 
 def _again(known: Postmortem) -> Iterator[str]:
-    if "batch.pt" in known.present:
-        yield f"To repeat the diagnosis: `segwatch replay RUN {known.incident.number}`."
+    replayed = known.diagnosis is not None and known.diagnosis.replays
+    if replayed or "batch.pt" in known.present:
+        yield f"To repeat the diagnosis: `{next_steps.command('replay', known.run, str(known.incident.number))}`."
 
 
 def _lies_here(known: Postmortem, name: str) -> bool:

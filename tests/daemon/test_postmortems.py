@@ -158,12 +158,14 @@ def test_the_replay_its_first_layer_and_the_bad_file_stand_on_the_page(site):
     assert "largest finite magnitude that went in was 7.5" in text
     assert "Bad file: `images/train/one.jpg`: 200 is no class. Reproduced from 2 good states." in text
     assert "](bad-file-1.png)" in text
+    assert f"To repeat the diagnosis: `segwatch replay {site.place.name} 1`." in text
 
 
 def test_a_guess_is_called_one(site):
     place = site.fails()
     site.finds(finding=Finding.UNKNOWN)
     site.answers("lower-lr")
+    assert "segwatch replay" not in text_of(place)
     assert "So the ladder of remedies decided: what follows is a guess." in text_of(place)
     assert "This is a guess." in text_of(place)
 
