@@ -109,6 +109,41 @@ class FakeWorker:
     def take_step(self) -> ExitCode | None:
         number = self.step + 1
         fault = self.fault_of(number)
+        self.befall(fault)
+        match fault:
+            case "crash":
+                if "diagnosis" in self.scenario:
+                    self.trouble(Cause.WORKER_CRASHED, "RuntimeError: made to crash")
+                return self.leave(ExitCode.CRASHED, "RuntimeError: made to crash", Cause.WORKER_CRASHED)
+            case "nan" | "flood":
+                self.trouble(Cause.NAN_LOSS, "the loss became NaN")
+                return self.leave(ExitCode.UNSTABLE, "the loss became NaN", Cause.NAN_LOSS)
+            case "oom":
+                self.trouble(Cause.OUT_OF_MEMORY, "CUDA out of memory")
+                return self.leave(ExitCode.OUT_OF_MEMORY, "CUDA out of memory", Cause.OUT_OF_MEMORY)
+            case "inf-gradients":
+                self.trouble(Cause.INF_GRADIENTS, "the gradients are Inf", fatal=False)
+            case "slow":
+                Event().wait(self.scenario["slow_seconds"])
+        Event().wait(self.scenario.get("step_seconds", 0.01))
+        self.step, self.step_in_epoch, self.stepped = number, self.step_in_epoch + 1, True
+        self.write(
+            Progress(
+                time=time.time(),
+                step=self.step,
+                epoch=self.epoch + 1,
+                step_in_epoch=self.step_in_epoch,
+                loss=1.0 / self.step,
+                grad_norm=1.0,
+                lr=self.spec.lr,
+                images_per_second=10.0,
+                p99_step_seconds=0.01,
+            )
+        )
+        return None
+
+    def befall(self, fault: str | None) -> None:
+        """What ends or stops a process, or spoils its journal, without a word of its own."""
         match fault:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -136,38 +171,6 @@ class FakeWorker:
                 self.write_in_halves(Phase(time=time.time(), phase="training"))
             case "flood":
                 self.flood(self.scenario["flood_bytes"])
-                fault = "nan"
-        match fault:
-            case "crash":
-                if "diagnosis" in self.scenario:
-                    self.trouble(Cause.WORKER_CRASHED, "RuntimeError: made to crash")
-                return self.leave(ExitCode.CRASHED, "RuntimeError: made to crash", Cause.WORKER_CRASHED)
-            case "nan":
-                self.trouble(Cause.NAN_LOSS, "the loss became NaN")
-                return self.leave(ExitCode.UNSTABLE, "the loss became NaN", Cause.NAN_LOSS)
-            case "oom":
-                self.trouble(Cause.OUT_OF_MEMORY, "CUDA out of memory")
-                return self.leave(ExitCode.OUT_OF_MEMORY, "CUDA out of memory", Cause.OUT_OF_MEMORY)
-            case "inf-gradients":
-                self.trouble(Cause.INF_GRADIENTS, "the gradients are Inf", fatal=False)
-            case "slow":
-                Event().wait(self.scenario["slow_seconds"])
-        Event().wait(self.scenario.get("step_seconds", 0.01))
-        self.step, self.step_in_epoch, self.stepped = number, self.step_in_epoch + 1, True
-        self.write(
-            Progress(
-                time=time.time(),
-                step=self.step,
-                epoch=self.epoch + 1,
-                step_in_epoch=self.step_in_epoch,
-                loss=1.0 / self.step,
-                grad_norm=1.0,
-                lr=self.spec.lr,
-                images_per_second=10.0,
-                p99_step_seconds=0.01,
-            )
-        )
-        return None
 
     def write_raw(self, payload: bytes) -> None:
         with (self.spec.directory / "journal.jsonl").open("ab") as journal:
