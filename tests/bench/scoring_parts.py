@@ -23,6 +23,8 @@ from .training_parts import LARGE, device, named, ours, waited
 
 MAP = (1024, 1224)
 COUNTED = 14
+BASES = (16, 64)
+"""Channels at full size: a small network, where all but its forward pass weighs most, and the published one."""
 IMAGES = 12
 
 
@@ -31,7 +33,7 @@ def scoring(place: Path, rounds: int = 5) -> Iterator[Row]:
     taken = []
     data = make_data(place / "scenes-score", size=(180, 240), train=1, test=IMAGES)
     cache = open_cache(data, "test", place / "cache")
-    for base in (16, 32):
+    for base in BASES:
         network = UNet(classes=CLASSES, base_channels=base).to(device(), memory_format=torch.channels_last).eval()
         batches = batches_of_one_size([cache.size(index) for index in range(len(cache))], 4)
         inputs = [to_device(load_batch(cache, indices), device())[0] for indices in batches]
@@ -50,7 +52,7 @@ def scoring(place: Path, rounds: int = 5) -> Iterator[Row]:
         size = f"UNet-{base}, {IMAGES} images of 240x180"
         note = profiled(waited(score))
         yield at_most("scoring", "next checkpoint", size, times, against="bare forward", goal=1.05, note=note)
-    yield growth("scoring", "next checkpoint", [16**2, 32**2], taken)
+    yield growth("scoring", "next checkpoint", [base**2 for base in BASES], taken)
     yield fresh_process(place, rounds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import torch
 from segwatch.checkpoints import files
@@ -26,11 +27,12 @@ from segwatch.trainer.saving import Saver
 from segwatch.trainer.step import Stepper
 from segwatch.trainer.watched_state import WHOLE_EVERY_STEPS, WatchedState
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .common_way import Steps
 from .profile import profiled
 from .scenes import CLASSES, make_data, make_spec
-from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds
+from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds, spoken
 
 Shape = tuple[int, int, int, int]
 """(base channels, images, height, width)."""
@@ -39,6 +41,8 @@ LARGE: Shape = (16, 4, 192, 256)
 PUBLISHED: Shape = (64, 4, 180, 240)
 """The common code's own size: 5.4 s a step in its way on two cores, so it is measured three times."""
 ON_GPU: Shape = (64, 4, 512, 612)
+FACTOR = 2048
+"""Rows and columns of the matrices by which a device's rate is measured: large enough to fill it."""
 
 
 def device() -> torch.device:
@@ -120,7 +124,7 @@ def step(place: Path, rounds: int = 5) -> Iterator[Row]:
         mine = ours(place, shape)
         times = by_turns(waited(mine.step), mine.common(), rounds if shape != PUBLISHED else 3)
         taken.append(times.mine)
-        note = profiled(waited(mine.step))
+        note = f"{floor_words(mine, times)}; {profiled(waited(mine.step))}"
         yield faster("step", "float32", named(shape), times, against="common way", goal=goal, note=note)
     half = ours(place, LARGE, amp="bf16")
     times = by_turns(waited(half.step), half.common(), rounds)
@@ -128,6 +132,22 @@ def step(place: Path, rounds: int = 5) -> Iterator[Row]:
     note += profiled(waited(half.step))
     yield faster("step", "bf16", named(LARGE), times, against="common way", goal=4, note=note)
     yield growth("step", "float32", [shape[1] * shape[2] * shape[3] for shape in shapes[:2]], taken[:2])
+
+
+def floor_words(mine: Ours, times: Times) -> str:
+    """What the multiplications of a step would take at the rate of one large matrix product in the same float32."""
+    with FlopCounterMode(display=False) as counter:
+        mine.step()
+    wanted = counter.get_total_flops()
+    left, right = torch.randn(2, FACTOR, FACTOR, device=device()).unbind()
+    product = waited(lambda: torch.mm(left, right))
+    product()
+    rate = 2 * FACTOR**3 / median(seconds(product) for _ in range(5))
+    floor = wanted / rate
+    return (
+        f"floor: its {wanted / 1e9:.3g} GFLOP take {spoken(floor)} at a matrix product's {rate / 1e9:.3g} GFLOP/s, "
+        f"{times.theirs / floor:.3g} x as fast as the common way"
+    )
 
 
 def _has_bf16() -> bool:
