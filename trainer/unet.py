@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolution import Conv3x3
+
 
 class DoubleConv(nn.Module):
     """(N, C_in, H, W) -> (N, C_out, H, W): twice 3x3 convolution, BatchNorm, ReLU."""
@@ -18,10 +20,10 @@ class DoubleConv(nn.Module):
         super().__init__()
         mid = out_channels if mid_channels is None else mid_channels
         self.double_conv = nn.Sequential(
-            nn.Conv2d(in_channels, mid, kernel_size=3, padding=1, bias=False),
+            Conv3x3(in_channels, mid),
             nn.BatchNorm2d(mid),
             nn.ReLU(inplace=True),
-            nn.Conv2d(mid, out_channels, kernel_size=3, padding=1, bias=False),
+            Conv3x3(mid, out_channels),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
