@@ -250,7 +250,7 @@ class Session:
 
     def close(self) -> None:
         with closing(self._curves):
-            self._saver.close()
+            self._saver.finish()
 
     def _begin(self) -> None:
         """Say what is really in force, and leave a checkpoint to come back to before anything can go wrong."""

@@ -108,6 +108,24 @@ def test_training_goes_on_while_an_epoch_is_written_and_the_journal_waits_for_th
     assert stored(slow, "checkpoint_epoch2") == stored(quick, "checkpoint_epoch2")
 
 
+def test_no_thread_outlives_its_checkpoint(make_spec, monkeypatch):
+    """On the CPU its OpenMP threads would make those of every later step sleep at their barriers."""
+    alive = []
+    take = loop.Stepper.take
+
+    def looked(self, step, *given, **named):
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+        if step == 1:  # the initial one is committed before any step
+            for thread in threads:
+                thread.join(5)
+            alive.extend(thread.name for thread in threads if thread.is_alive())
+        return take(self, step, *given, **named)
+
+    monkeypatch.setattr(loop.Stepper, "take", looked)
+    assert run_spec(make_spec(epochs=1)) is ExitCode.FINISHED
+    assert alive == []
+
+
 def test_the_next_checkpoint_waits_for_the_one_under_way_and_takes_no_copy_before(make_spec, monkeypatch):
     spec = make_spec(recovery_seconds=1e-9)
     disk = SlowDisk(monkeypatch)
