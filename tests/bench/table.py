@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 
 HOW = """\
-Every part runs beside its peer or its floor in the same minute, by turns, and the medians are compared: the ratio
-holds on a busy machine too, the seconds only on this one. Growth is the exponent between two sizes: 1 is linear in the
-amount of work. The common way is re-created in `tests/bench/common_way.py`, as the widespread UNet code and its forks
-do it: decode the full image, resize it bicubically, loop over the mask's values; a step in NCHW float32 with three
-`.item()`; a fresh process for each checkpoint.
+Every part runs beside its peer or its floor in the same minute, by turns. The seconds are medians; the ratio is the
+median of the ratios of neighbours, which holds on a busy machine too, while the seconds hold only on this one. Growth
+is the exponent between two sizes: 1 is linear in the amount of work. The common way is re-created in
+`tests/bench/common_way.py`, as the widespread UNet code and its forks do it: decode the full image, resize it
+bicubically, loop over the mask's values; a step in NCHW float32 with three `.item()`; a fresh process for each
+checkpoint.
 
 `make bench` repeats it on the machine at hand and writes this page; `make bench PARTS="loading counting"` runs some
 parts and prints them. With a GPU the training and scoring parts run there.
@@ -69,6 +70,11 @@ class Times:
     def theirs(self) -> float:
         return median(self.other)
 
+    @property
+    def ratio(self) -> float:
+        """Of our seconds to theirs, pair by pair: what slows the machine down for a while slows both."""
+        return median(mine / theirs for mine, theirs in zip(self.ours, self.other, strict=True))
+
 
 def by_turns(ours: Callable[[], object], other: Callable[[], object], rounds: int = 5) -> Times:
     """Each once to warm up, then `rounds` times in turn."""
@@ -86,7 +92,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def faster(part: str, what: str, size: str, times: Times, *, against: str, goal: float | None, note: str = "") -> Row:
     """`goal`: how many times as fast as the other it should be."""
-    ratio = times.theirs / times.mine
+    ratio = 1 / times.ratio
     return Row(
         part, what, size, spoken(times.mine), spoken(times.theirs), against, ratio,
         "" if goal is None else f"{goal:g} x as fast", None if goal is None else ratio >= goal, note,
@@ -95,7 +101,7 @@ def faster(part: str, what: str, size: str, times: Times, *, against: str, goal:
 
 def at_most(part: str, what: str, size: str, times: Times, *, against: str, goal: float | None, note: str = "") -> Row:
     """`goal`: how many times as long as the other it may take."""
-    ratio = times.mine / times.theirs
+    ratio = times.ratio
     return Row(
         part, what, size, spoken(times.mine), spoken(times.theirs), against, ratio,
         "" if goal is None else f"at most {goal:g} x", None if goal is None else ratio <= goal, note,
@@ -110,13 +116,14 @@ def below(part: str, what: str, size: str, value: float, limit: float, unit: str
     )
 
 
-def growth(part: str, what: str, work: Sequence[float], taken: Sequence[float]) -> Row:
-    """The exponent of time over work, between the smaller and the larger size."""
+def growth(
+    part: str, what: str, work: Sequence[float], taken: Sequence[float], say: Callable[[float], str] | None = None
+) -> Row:
+    """The exponent of time (or what else `say` puts in words) over work, between the smaller and the larger size."""
+    say = say or spoken
     exponent = math.log(taken[-1] / taken[0]) / math.log(work[-1] / work[0])
     size = f"{work[-1] / work[0]:.3g} x the work"
-    return Row(
-        part, f"{what}: growth", size, spoken(taken[-1]), spoken(taken[0]), "the smaller size", exponent, "", None
-    )
+    return Row(part, f"{what}: growth", size, say(taken[-1]), say(taken[0]), "the smaller size", exponent, "", None)
 
 
 def spoken(taken: float) -> str:
