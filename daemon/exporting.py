@@ -80,12 +80,14 @@ def export(
 
 def format_of(wanted: str | None, output: Path | None) -> Format:
     """As asked; else as the name of the output says; else safetensors. Raises UsageError for any other."""
-    named = None if output is None else output.suffix.removeprefix(".").lower()
-    said = wanted or (named if named in FORMATS else None) or "safetensors"
+    named = "" if output is None else output.suffix.removeprefix(".").lower()
+    said = wanted or named or "safetensors"
     for known in FORMATS:
         if said == known:
             return known
-    raise UsageError(f"{said!r} is no format", where="--format", remedy=f"take one of {', '.join(FORMATS)}")
+    where = "--format" if wanted else str(output)
+    remedy = f"take one of {', '.join(FORMATS)}" + ("" if wanted else " as its ending, or say --format as well")
+    raise UsageError(f"{said!r} is no format", where=where, remedy=remedy)
 
 
 def require_packages(kind: Format) -> None:

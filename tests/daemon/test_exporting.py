@@ -47,7 +47,8 @@ def segwatch(run: RunDir, *arguments: object) -> tuple[int, str, BaseException |
         ("onnx", None, "onnx"),
         (None, "net.onnx", "onnx"),
         (None, "net.ONNX", "onnx"),
-        (None, "net.bin", "safetensors"),
+        (None, "net", "safetensors"),
+        ("safetensors", "net.bin", "safetensors"),
         ("onnx", "net.safetensors", "onnx"),
     ],
 )

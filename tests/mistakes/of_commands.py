@@ -178,6 +178,7 @@ MISTAKES = (
     usage("predict on a device that there is none of", "predict images --device gpu", "--device", "cuda"),
     usage("an overlap of everything", "predict images --overlap 1.5", "--overlap", "0.9"),
     usage("export in an unknown format", "export --format tflite", "--format", "'safetensors', 'onnx'"),
+    usage("export to an unknown ending", "export --output net.tflite", "net.tflite", "safetensors, onnx", "--format"),
     usage(
         "export over a file",
         "export --output net.onnx",
