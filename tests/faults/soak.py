@@ -53,6 +53,10 @@ first_step_seconds = 3.0
 saving_seconds = 3.0"""
 
 
+TOLD_EVERY = 50
+"""Faults, a minute or so."""
+
+
 class Tail:
     """The history of a run that grows, read on from where the last look ended."""
 
@@ -108,8 +112,11 @@ class Account:
 
 
 class Soak(Watched):
-    def __init__(self, place: Path, *, faults: int, seed: int) -> None:
+    def __init__(
+        self, place: Path, *, faults: int, seed: int, tell: Callable[[str], object] = lambda _words: None
+    ) -> None:
         super().__init__(place)
+        self.tell = tell
         self.account = Account(faults, seed)
         self.chance = random.Random(seed)
         self.hit: set[int] = set()
@@ -155,7 +162,9 @@ class Soak(Watched):
         self.start()
         self.wait(lambda history: len(history.epochs) >= 2, "the first epochs")
         kinds = self.chance.choices(list(WEIGHTS), weights=list(WEIGHTS.values()), k=self.account.faults)
-        for kind in kinds:
+        for number, kind in enumerate(kinds, start=1):
+            if number % TOLD_EVERY == 0:
+                self.tell(f"{number} of {len(kinds)} faults in {(time.monotonic() - began) / 60:.1f} min")
             self.make(kind)
             if self.chance.random() < 0.8 or kind == "daemon-term":  # else the next fault meets it in mid-recovery
                 self.wait_for_progress(kind)
@@ -296,8 +305,8 @@ def median_of(samples: list[tuple[float, int]], place: int) -> float:
     return sorted(sample[place] for sample in samples)[len(samples) // 2]
 
 
-def soak(place: Path, *, faults: int, seed: int) -> Account:
-    night = Soak(place, faults=faults, seed=seed)
+def soak(place: Path, *, faults: int, seed: int, tell: Callable[[str], object] = lambda _words: None) -> Account:
+    night = Soak(place, faults=faults, seed=seed, tell=tell)
     try:
         return night.run()
     finally:
@@ -311,7 +320,13 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("COLUMNS", "200")
     place = Path(tempfile.mkdtemp(prefix="segwatch-soak-"))
-    account = soak(place, faults=arguments.faults, seed=arguments.seed)
+    print(f"in {place}", file=sys.stderr)
+    account = soak(
+        place,
+        faults=arguments.faults,
+        seed=arguments.seed,
+        tell=lambda words: print(words, file=sys.stderr, flush=True),
+    )
     for name, value in asdict(account).items():
         print(f"{name.replace('_', ' '):19} {value}")
     account.check()
