@@ -1,13 +1,14 @@
 """Writes incidents/NNN/postmortem.md without anyone asking, and again whenever something new is known of the incident.
 
-What stands on a page is `postmortem`'s to say. Only incidents that are not settled are looked at, so that a fact costs
-the same however long the run is.
+What stands on a page is `postmortem`'s to say. Only the newest incidents that are not settled are looked at with every
+epoch, so that a fact costs the same however long the run is and however often it broke.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 from pathlib import Path
 
 from ..durable import write_text
@@ -34,6 +35,8 @@ from .probation import Stage
 from .recording import Fact
 
 log = logging.getLogger(__name__)
+NEWEST = 2
+"""The last incident, and the one before it, which the last one has ended."""
 OVER = frozenset({Stage.RESOLVED, Stage.FAILED, Stage.ENDED_ON_PROBATION})
 
 
@@ -95,20 +98,29 @@ class Postmortems:
             case IncidentOpened():
                 if event.fatal:
                     self._open.add(event.number)
-                return {event.number, *self._open}
+                return {event.number, *self._followed()}
             case Diagnosed():
                 return {event.incident}
             case AttemptPlanned():
                 answered = set() if event.incident is None else {event.incident}
-                return answered | self._open | self._undone_by(event.attempt)
+                return answered | self._followed() | self._undone_by(event.attempt)
             case ProbationEnded():
-                return self._open | self._undone_by(event.attempt)
+                tried = set() if event.incident is None else {event.incident}
+                return tried | self._followed() | self._undone_by(event.attempt)
             case AttemptStarted() | AttemptEnded() | EpochCommitted() | EpochMoved() | ScoreRecorded():
-                return set(self._open)
+                return self._followed()
             case GaveUp() | RunFinished():
                 return set(self._open)
             case _:
                 return set()
+
+    def _followed(self) -> set[int]:
+        """Those whose page may change with every epoch, and those that training has come past since it was written.
+
+        A run that breaks faster than it recovers leaves many open; all but the newest wait for their own facts.
+        """
+        still_open = {incident.number for incident in self._history.open_incidents()}
+        return set(nlargest(NEWEST, self._open)) | (self._open - still_open)
 
     def _drawn(self) -> set[int]:
         """Whose picture was drawn meanwhile, or could not be."""

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from segwatch.daemon import pictures, postmortem, why
 from segwatch.daemon.events import AttemptEnded, AttemptSpawned, Diagnosed, Outcome, ProbationEnded
+from segwatch.daemon.postmortem import gather
 from segwatch.daemon.postmortems import Postmortems
 from segwatch.daemon.rundir import RunDir
 from segwatch.daemon.store import Store
@@ -237,7 +238,7 @@ def test_what_is_settled_is_not_looked_at_again(site, monkeypatch):
 
 def test_hundreds_of_epochs_at_once_cost_each_page_one_look(site, monkeypatch):
     """As after days without a daemon; a page for each of them would hold up whoever wants to stop it."""
-    for _ in range(3):
+    for _ in range(2):
         site.fails(Cause.WORKER_CRASHED)
         site.answers()
     looked = []
@@ -245,7 +246,33 @@ def test_hundreds_of_epochs_at_once_cost_each_page_one_look(site, monkeypatch):
     for epoch in range(2, 302):
         site.run.commits(epoch)
     site.deliver()
-    assert looked == [[1, 2, 3]]
+    assert looked == [[1, 2]]
+
+
+def test_of_many_open_incidents_the_newest_follow_every_epoch_and_all_tell_of_the_recovery(site, monkeypatch):
+    """A run that breaks faster than its epochs are scored: each of its pages is true when training is past it."""
+    places = []
+    for _ in range(30):
+        places.append(site.fails(Cause.WORKER_CRASHED))
+        site.answers()
+    looked = []
+
+    def counted(run_dir, history, incident, **more):
+        looked.append(incident.number)
+        return gather(run_dir, history, incident, **more)
+
+    monkeypatch.setattr("segwatch.daemon.postmortems.gather", counted)
+    site.run.commits(2)
+    site.deliver()
+    assert looked == [29, 30]
+    assert not any("Recovered." in text_of(place) for place in places)
+    site.run.trains(3, 0.5)
+    site.deliver()
+    assert all("Recovered." in text_of(place) for place in places)
+    looked.clear()
+    site.run.trains(4, 0.5)
+    site.deliver()
+    assert len(looked) <= 2
 
 
 def test_what_will_never_be_known_is_not_waited_for(site, monkeypatch):
