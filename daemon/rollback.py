@@ -15,6 +15,7 @@ from ..checkpoints.manifest import Manifest, Role, StoredFile, read_manifest, sc
 from ..durable import sync_directory
 from ..errors import CorruptCheckpointError
 from .history import History
+from .members import Epoch
 from .policy import ResumeFrom
 
 
@@ -45,7 +46,7 @@ def choose(
     that nothing usable was ever committed: start from the beginning.
     """
     broken: list[Broken] = []
-    for path, manifest in _newest_first(run_dir, broken):
+    for path, manifest in _newest_first(run_dir, history, broken):
         if not _resumable(path, manifest) or not _wanted(manifest, history, want):
             continue
         if before_step is not None and manifest.step >= before_step and manifest.role is not Role.INITIAL:
@@ -68,7 +69,7 @@ def good_before(run_dir: Path, history: History, step: int, number: int = 2) -> 
     """
     found: list[str] = []
     steps: set[int] = set()
-    for path, manifest in _newest_first(run_dir, []):
+    for path, manifest in _newest_first(run_dir, history, []):
         if len(found) == number:
             break
         if manifest.step >= step or manifest.step in steps or not _resumable(path, manifest):
@@ -89,23 +90,48 @@ def _resumable(path: Path, manifest: Manifest) -> bool:
     return manifest.state is not None and (path.parent / manifest.state.name).exists()
 
 
-def _newest_first(run_dir: Path, broken: list[Broken]) -> list[tuple[Path, Manifest]]:
-    """By step, since a recovery may lie before or after an epoch; unreadable manifests are added to `broken`."""
-    found = []
+def _newest_first(run_dir: Path, history: History, broken: list[Broken]) -> Iterator[tuple[Path, Manifest]]:
+    """By step, since a recovery may lie before or after an epoch; unreadable manifests are added to `broken`.
+
+    Each is read when it is its turn: of thousands, most often the first will do. Of those that the history knows it
+    says where they belong; the others, a few, are read to know it.
+    """
+    found: list[tuple[int, int, Path]] = []
     for path in scan_manifests(run_dir / "checkpoints"):
-        try:
-            found.append((path, read_manifest(path)))
-        except CorruptCheckpointError as error:
+        known: Epoch | Manifest | None = _known(history, path.name) or _read(path, broken)
+        if known is not None:
+            found.append((known.step, known.epoch, path))
+    for _, _, path in sorted(found, reverse=True):
+        manifest = _read(path, broken)
+        if manifest is not None:
+            yield path, manifest
+
+
+def _read(path: Path, broken: list[Broken]) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except CorruptCheckpointError as error:
+        if all(entry.path != path for entry in broken):
             broken.append(Broken(path, None, str(error)))
-    return sorted(found, key=lambda pair: (pair[1].step, pair[1].epoch), reverse=True)
+        return None
 
 
-def supersede(run_dir: Path, step: int) -> Iterator[tuple[Manifest, str]]:
+def _known(history: History, name: str) -> Epoch | None:
+    return history.standing.get(f"checkpoints/{name}")
+
+
+def supersede(run_dir: Path, history: History, step: int) -> Iterator[tuple[Manifest, str]]:
     """Move every checkpoint of a later step to `superseded/<attempt>/`; yields its manifest and where it now is.
 
-    Repeatable: what a daemon that died on the way has moved is simply no longer there.
+    Repeatable: what a daemon that died on the way has moved is simply no longer there. What the history knows to be
+    older is not read.
     """
-    for path in list(scan_manifests(run_dir / "checkpoints")):
+
+    def older(name: str) -> bool:
+        known = _known(history, name)
+        return known is not None and known.step <= step
+
+    for path in list(scan_manifests(run_dir / "checkpoints", skip=older)):
         try:
             manifest = read_manifest(path)
         except CorruptCheckpointError:

@@ -120,6 +120,8 @@ class Supervisor:
         self._housekept_at = clock()
         self._tidied_at: float | None = None
         """The newest fact that retention has seen."""
+        self._cleared: set[int] = set()
+        """Incidents whose state was removed."""
 
     def _diagnoses(self, command: Sequence[str]) -> Diagnosing:
         return Diagnosing(
@@ -420,7 +422,7 @@ class Supervisor:
             self._standby.tend()
 
     def _roll_back(self, step: int) -> None:
-        for manifest, where in rollback.supersede(self._run.path, step):
+        for manifest, where in rollback.supersede(self._run.path, self.history, step):
             if (manifest.attempt, manifest.epoch) in self.history.epochs and manifest.role is Role.EPOCH:
                 self._recorder.record(
                     EpochMoved(attempt=manifest.attempt, epoch=manifest.epoch, manifest=where, reason="superseded")
@@ -469,7 +471,7 @@ class Supervisor:
         """Retention looks at every epoch, so only when something has happened since it last did."""
         if self.history.last_at != self._tidied_at:
             self._tidied_at = self.history.last_at
-            upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints)
+            upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints, self._cleared)
 
     def _close_run(self) -> None:
         self._tidy()

@@ -17,9 +17,12 @@ from .probation import to_go_back_to
 log = logging.getLogger(__name__)
 
 
-def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) -> None:
-    """A file that cannot be removed is told of in the log; the next round tries again."""
-    _remove_answered(run_dir, history)
+def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig, cleared: set[int]) -> None:
+    """A file that cannot be removed is told of in the log; the next round tries again.
+
+    `cleared` grows by the incidents whose state is gone, and which are not looked at again.
+    """
+    _remove_answered(run_dir, history, cleared)
     directory = run_dir / "checkpoints"
     present = set(os.listdir(directory))  # noqa: PTH208 - a path for each of 30,000 files takes long
     standing = [_stored(present, epoch, history) for epoch in history.lineage() if f"{_stem(epoch)}.json" in present]
@@ -37,20 +40,25 @@ def remove_surplus(run_dir: Path, history: History, config: CheckpointConfig) ->
         _remove(directory / name)
 
 
-def _remove_answered(run_dir: Path, history: History) -> None:
+def _remove_answered(run_dir: Path, history: History, cleared: set[int]) -> None:
     """The state at an incident is as large as a checkpoint: kept while the incident is open, and of the newest."""
     fatal = [incident.number for incident in history.incidents if incident.opened.fatal]
     still_open = {incident.number for incident in history.open_incidents()}
     for number in fatal[:-1]:
-        if number not in still_open:
-            _remove(run_dir / "incidents" / f"{number:03d}" / STATE)
+        if number in still_open or number in cleared:
+            continue
+        if _remove(run_dir / "incidents" / f"{number:03d}" / STATE):
+            cleared.add(number)
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
+    """Whether it is gone."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s cannot be removed: %s", path, error)
+        return False
+    return True
 
 
 def _stem(epoch: Epoch) -> str:

@@ -36,7 +36,7 @@ def breaks(night: Night, number: int) -> None:
 
 
 def test_the_state_at_an_incident_goes_when_it_is_answered_and_a_newer_one_is_there(night):
-    tidy = lambda: upkeep.remove_surplus(night.world.run.path, night.history, night.world.config.checkpoints)  # noqa: E731
+    tidy = lambda: upkeep.remove_surplus(night.world.run.path, night.history, night.world.config.checkpoints, set())  # noqa: E731
     breaks(night, 1)
     night.trains(3)
     assert night.history.open_incidents() == []

@@ -91,6 +91,25 @@ def chosen(disk: Checkpoints, run, want: str) -> str | None:
     return point and Path(point.manifest).stem
 
 
+def test_of_a_long_run_only_what_comes_into_question_is_read(disk, run, monkeypatch):
+    disk.initial()
+    for epoch in range(1, 41):
+        disk.epoch(epoch)
+        run.trains(epoch, 0.5)
+    read = []
+
+    def counted(path):
+        read.append(path.stem)
+        return read_manifest(path)
+
+    monkeypatch.setattr("segwatch.daemon.rollback.read_manifest", counted)
+    assert chosen(disk, run, "verified-good") == "checkpoint_epoch40"
+    assert read == ["initial", "checkpoint_epoch40"]
+    read.clear()
+    assert [manifest.epoch for manifest, _ in supersede(disk.run_dir, run.history, 380)] == [39, 40]
+    assert read == ["initial", "checkpoint_epoch39", "checkpoint_epoch40"]
+
+
 # --- choose --------------------------------------------------------------------------------------------------------
 
 
@@ -204,14 +223,14 @@ def test_files_that_are_no_checkpoints_of_ours_are_not_looked_at(disk, run):
 # --- the moves -----------------------------------------------------------------------------------------------------
 
 
-def test_a_roll_back_moves_what_lies_beyond_its_step_and_leaves_what_lies_at_it(disk):
+def test_a_roll_back_moves_what_lies_beyond_its_step_and_leaves_what_lies_at_it(disk, run):
     disk.initial()
     for epoch in (1, 2, 10):
         disk.epoch(epoch)
     disk.recovery(15)
     disk.recovery(9)
     before = {path.name: path.read_text() for path in disk.directory.iterdir()}
-    moved = {manifest.stem: where for manifest, where in supersede(disk.run_dir, 10)}
+    moved = {manifest.stem: where for manifest, where in supersede(disk.run_dir, run.history, 10)}
     assert disk.names == ["initial", "checkpoint_epoch1", "recovery_step9"]
     assert moved == {
         stem: f"checkpoints/superseded/001/{stem}.json"
@@ -221,20 +240,20 @@ def test_a_roll_back_moves_what_lies_beyond_its_step_and_leaves_what_lies_at_it(
     assert after == before
 
 
-def test_a_roll_back_that_was_cut_short_is_carried_on_by_the_next(disk):
+def test_a_roll_back_that_was_cut_short_is_carried_on_by_the_next(disk, run):
     for epoch in (1, 2, 3):
         disk.epoch(epoch)
-    next(supersede(disk.run_dir, 0))  # the daemon dies after the first move
-    assert [manifest.epoch for manifest, _ in supersede(disk.run_dir, 0)] == [2, 3]
+    next(supersede(disk.run_dir, run.history, 0))  # the daemon dies after the first move
+    assert [manifest.epoch for manifest, _ in supersede(disk.run_dir, run.history, 0)] == [2, 3]
     assert disk.names == []
-    assert list(supersede(disk.run_dir, 0)) == []
+    assert list(supersede(disk.run_dir, run.history, 0)) == []
 
 
-def test_epochs_of_the_same_number_from_two_attempts_are_both_kept(disk):
+def test_epochs_of_the_same_number_from_two_attempts_are_both_kept(disk, run):
     disk.epoch(2, attempt=1)
-    list(supersede(disk.run_dir, 10))
+    list(supersede(disk.run_dir, run.history, 10))
     disk.epoch(2, attempt=2)
-    list(supersede(disk.run_dir, 10))
+    list(supersede(disk.run_dir, run.history, 10))
     kept = sorted(
         str(path.relative_to(disk.directory)) for path in disk.directory.rglob("*.pth") if "state" not in path.name
     )
@@ -261,10 +280,10 @@ def test_quarantine_of_an_unreadable_manifest_takes_it_alone(disk):
     assert quarantine(disk.run_dir, path, None) == "checkpoints/quarantine/unknown/checkpoint_epoch1.json"
 
 
-def test_a_manifest_that_cannot_be_read_does_not_keep_a_roll_back_from_its_work(disk):
+def test_a_manifest_that_cannot_be_read_does_not_keep_a_roll_back_from_its_work(disk, run):
     (disk.directory / "checkpoint_epoch1.json").write_text("{")
     disk.epoch(2)
-    assert [manifest.epoch for manifest, _ in supersede(disk.run_dir, 0)] == [2]
+    assert [manifest.epoch for manifest, _ in supersede(disk.run_dir, run.history, 0)] == [2]
 
 
 def test_what_was_quarantined_before_is_not_overwritten(disk):
@@ -277,7 +296,7 @@ def test_what_was_quarantined_before_is_not_overwritten(disk):
 
 
 @pytest.mark.parametrize("calls", range(1, 9))
-def test_a_move_cut_short_anywhere_leaves_a_manifest_with_its_files_beside_it(disk, monkeypatch, calls):
+def test_a_move_cut_short_anywhere_leaves_a_manifest_with_its_files_beside_it(disk, run, monkeypatch, calls):
     """A superseded epoch that still waits for its score would else be taken for a corrupt one."""
     disk.epoch(1)
     left = calls
@@ -296,22 +315,22 @@ def test_a_move_cut_short_anywhere_leaves_a_manifest_with_its_files_beside_it(di
         for name in ("link", "replace", "rename", "unlink"):
             patch.setattr(os, name, until_the_daemon_dies(getattr(os, name)))
         with contextlib.suppress(KeyboardInterrupt):
-            list(supersede(disk.run_dir, 0))
+            list(supersede(disk.run_dir, run.history, 0))
     [path] = disk.directory.rglob("checkpoint_epoch1.json")
     assert_whole(path)
-    list(supersede(disk.run_dir, 0))
+    list(supersede(disk.run_dir, run.history, 0))
     assert disk.names == []
     assert_whole(disk.directory / "superseded" / "001" / "checkpoint_epoch1.json")
 
 
-def test_a_file_system_without_hard_links_is_moved_on_too(disk, monkeypatch):
+def test_a_file_system_without_hard_links_is_moved_on_too(disk, run, monkeypatch):
     disk.epoch(1)
 
     def refused(*_arguments, **_more):
         raise PermissionError
 
     monkeypatch.setattr(os, "link", refused)
-    list(supersede(disk.run_dir, 0))
+    list(supersede(disk.run_dir, run.history, 0))
     assert list(disk.directory.glob("*.*")) == []
     assert_whole(disk.directory / "superseded" / "001" / "checkpoint_epoch1.json")
 

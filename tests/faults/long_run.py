@@ -203,7 +203,7 @@ def measure(place: Path, epochs: int, lines: int) -> dict[str, float]:
             "epoch_ms": milliseconds(a_fact),
             "listing_ms": milliseconds(a_commit),
             "retention_ms": milliseconds(
-                lambda: upkeep.remove_surplus(world.run.path, daemon.history, world.config.checkpoints), 3
+                lambda: upkeep.remove_surplus(world.run.path, daemon.history, world.config.checkpoints, set()), 3
             ),
         }
         if lines:
