@@ -69,8 +69,12 @@ class History:
         """How often the standing line has changed in another way than growing at its end."""
         self._good_until: dict[int, int] = {}
         """The last step of a verified-good epoch, by attempt."""
+        self._good_attempt = 0
+        """The newest attempt with one."""
         self.incidents: list[Incident] = []
         self._by_cause: dict[Cause, list[Incident]] = {}
+        self._answers: dict[int, AttemptPlanned] = {}
+        """By incident: the first attempt that was planned because of it."""
         self.diagnoses: dict[int, Diagnosed] = {}
         """By incident."""
         self.probations: list[ProbationEnded] = []
@@ -175,6 +179,8 @@ class History:
 
     def _plan(self, event: AttemptPlanned) -> None:
         self.attempts.append(Attempt(event))
+        if event.incident is not None:
+            self._answers.setdefault(event.incident, event)
         self.retry_asked, self.edited = False, frozenset()
         answered = (i.opened.cause for i in reversed(self.incidents) if i.number == event.incident)
         self.tried.plan(event, next(answered, None))
@@ -274,13 +280,12 @@ class History:
         """Whether a verified-good epoch came after it."""
         opened = incident.opened
         if opened.fatal:
-            return any(attempt > opened.attempt for attempt in self._good_until)
+            return self._good_attempt > opened.attempt
         return any(attempt >= opened.attempt and step > opened.step for attempt, step in self._good_until.items())
 
     def answer_to(self, incident: Incident) -> AttemptPlanned | None:
         """The attempt that was planned because of it."""
-        plans = (attempt.plan for attempt in self.attempts)
-        return next((plan for plan in plans if plan.incident == incident.number), None)
+        return self._answers.get(incident.number)
 
     def drill_behind(self, attempt: int, cause: Cause, step: int) -> Drill | None:
         """The drill of this attempt that explains a trouble of this cause at this step; each explains one."""
@@ -381,6 +386,7 @@ class History:
 
     def _note_good(self, epoch: Epoch) -> None:
         self._good_until[epoch.attempt] = max(epoch.step, self._good_until.get(epoch.attempt, 0))
+        self._good_attempt = max(epoch.attempt, self._good_attempt)
 
     def _open_incident(self, incident: Incident) -> None:
         self.incidents.append(incident)
@@ -395,6 +401,7 @@ class History:
     def _judge_again(self) -> None:
         """From every epoch: one that was good may be no more."""
         self._good_until.clear()
+        self._good_attempt = 0
         for epoch in self.epochs.values():
             if epoch.verified_good:
                 self._note_good(epoch)
