@@ -26,7 +26,7 @@ SETTLED_SECONDS = 5.0
 """After a score, until its picture and its page are written."""
 USUAL_EPOCH_SECONDS = 720.0
 SHAPE = (192, 192)
-IMAGES = 24
+IMAGES = 12
 
 
 def recovery(place: Path, rounds: int = 5) -> Iterator[Row]:
@@ -141,7 +141,7 @@ def _measured(place: Path, epochs: int) -> dict[str, float]:
     return figures
 
 
-def memory(place: Path, rounds: int = 3) -> Iterator[Row]:
+def memory(place: Path, rounds: int = 5) -> Iterator[Row]:
     """Peak resident memory of a worker and of a bare loop around the same step that saves by torch.save."""
     peaks = []
     for base in (16, 32):

@@ -42,7 +42,7 @@ Shape = tuple[int, int, int, int]
 SMALL: Shape = (16, 2, 96, 128)
 LARGE: Shape = (16, 4, 192, 256)
 PUBLISHED: Shape = (64, 4, 180, 240)
-"""The common code's own size: 5.4 s a step in its way on two cores, so it is measured three times."""
+"""The common code's own size: 5.4 s a step in its way on two cores."""
 ON_GPU: Shape = (64, 4, 512, 612)
 FACTOR = 2048
 """Rows and columns of the matrices by which a device's rate is measured: large enough to fill it."""
@@ -126,7 +126,7 @@ def step(place: Path, rounds: int = 5) -> Iterator[Row]:
     for shape in shapes:
         mine = ours(place, shape)
         common = mine.common()
-        times = by_turns(waited(mine.step), common, rounds if shape != PUBLISHED else 3)
+        times = by_turns(waited(mine.step), common, rounds)
         taken.append(times.mine)
         note = f"{floor_words(common, times)}; {profiled(waited(mine.step))}"
         yield faster("step", "float32", named(shape), times, against="common way", goal=goal, note=note)
