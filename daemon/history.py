@@ -55,6 +55,7 @@ class History:
         self.epochs_wanted = 0
         self.attempts: list[Attempt] = []
         self.epochs: dict[tuple[int, int], Epoch] = {}
+        self._of_attempt: dict[int, list[Epoch]] = {}
         self.unscored: dict[tuple[int, int], Epoch] = {}
         """Committed and not yet scored on every split, in order of commitment, which is numeric within an attempt.
         An epoch that is to be scored again on changed files is among them, with its former scores."""
@@ -258,9 +259,11 @@ class History:
 
     def progressed(self, after_attempt: int, until_attempt: int) -> bool | None:
         """Whether the attempts after one, up to and with another, left a verified-good epoch; `None` while unknown."""
-        judged = [
-            epoch.verified_good for epoch in self.epochs.values() if after_attempt < epoch.attempt <= until_attempt
-        ]
+        judged = {
+            epoch.verified_good
+            for attempt in range(after_attempt + 1, until_attempt + 1)
+            for epoch in self._of_attempt.get(attempt, ())
+        }
         return True if True in judged else None if None in judged else False
 
     def recovered(self, incident: Incident) -> bool:
@@ -335,6 +338,7 @@ class History:
             finite=event.finite,
         )
         self.epochs[epoch.key] = self.unscored[epoch.key] = self.standing[epoch.manifest] = epoch
+        self._of_attempt.setdefault(epoch.attempt, []).append(epoch)
         if self._line is not None:
             insort(self._line, epoch, key=lambda one: one.epoch)
 

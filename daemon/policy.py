@@ -143,12 +143,15 @@ def decide(
             assert_never(ending.outcome)
 
 
-def streak(past: Sequence[Past], ending: Ending) -> list[Past]:
-    """The restarts since the last newer verified-good epoch. One whose progress is unknown is not counted."""
+def streak(past: Sequence[Past], ending: Ending, *, proved: bool = False) -> list[Past]:
+    """The restarts since the last newer verified-good epoch. One whose progress is unknown is not counted.
+
+    `proved`: since the last epoch that may be good, too, for what must not be said while scores are still to come.
+    """
     counted: list[Past] = []
     progress = ending.progress
     for incident in reversed(past):
-        if progress:
+        if progress or (proved and progress is None):
             break
         if progress is False:
             counted.append(incident)
@@ -292,7 +295,7 @@ def _lower(
     onset_step: int | None = None,
 ) -> Decision:
     """Roll back past the onset, where it is known, and go on with a lower rate that rises over a short warm-up."""
-    recent = streak(past, ending)
+    recent = streak(past, ending, proved=True)
     cuts = sum(incident.remedy == "lower-lr" for incident in recent)
     amp_was_tried = any(incident.remedy in {"amp-off", "bf16"} for incident in recent)
     if cuts >= 2 and not amp_was_tried:

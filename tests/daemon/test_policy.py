@@ -234,6 +234,16 @@ def test_unknown_progress_in_between_neither_counts_nor_forgets_what_was_before(
     assert streak([*past, Past(Cause.NAN_LOSS, "lower-lr", False)], ending(progress=None)) == [past[1]]
 
 
+def test_that_cuts_brought_no_good_epoch_is_not_said_while_one_between_may_be_good():
+    """Where the evaluator is far behind, the epochs of an attempt that died have no scores yet."""
+    cuts = [Past(Cause.NAN_LOSS, "lower-lr", False)] * 2
+    assert isinstance(decide(SETTINGS, cuts, ending(), CONFIG), GiveUp)
+    unscored = Past(Cause.WORKER_CRASHED, "resume", None)
+    assert remedies([decide(SETTINGS, [*cuts, unscored], ending(), CONFIG)]) == ["lower-lr"]
+    nothing = replace(unscored, progress=False)
+    assert isinstance(decide(SETTINGS, [*cuts, nothing], ending(), CONFIG), GiveUp)
+
+
 def test_a_remedy_that_this_release_does_not_know_is_refused_and_none_stays_none():
     assert remedy_of(None) is None
     assert remedy_of("bf16") == "bf16"
