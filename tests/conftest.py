@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # torch and its children read it when they are loaded
+    # OpenMP threads that wait spin, and keep from the processor those of the other test processes that they wait for:
+    # three trainings with two threads each on two cores take twice as long as with one thread each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 LONGEST = ("e2e", "fault")

@@ -42,8 +42,13 @@ class Watched:
         return child
 
     def finish(self, child: subprocess.Popen[str]) -> tuple[int, str]:
-        """To its end; returns exit code and everything it printed."""
-        output, _ = child.communicate(timeout=self.deadline_seconds)
+        """To its end; returns exit code and everything it printed. Fails with what it said until the deadline."""
+        try:
+            output, _ = child.communicate(timeout=self.deadline_seconds)
+        except subprocess.TimeoutExpired as error:
+            said = (error.output or b"").decode(errors="replace")
+            late = f"{child.args} still runs after {self.deadline_seconds:.0f} s"
+            raise AssertionError(f"{late}. It said:\n{said}") from None
         return child.returncode, output
 
     @property
