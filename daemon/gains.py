@@ -9,8 +9,11 @@ A line of epochs is folded one at a time, so that a new score costs the same aft
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from functools import cached_property
 from itertools import combinations
 from math import sqrt
 from statistics import median
@@ -30,6 +33,8 @@ GONE_IOU = 0.01
 """Below this it has forgotten it."""
 BACK_IOU = 0.10
 """And above this it knows it again."""
+COPIED_EVERY = 64
+"""Scores between two states that a roll-back may go on from."""
 RISE_Z = 1.645
 """Of the normal distribution: one rise in twenty is chance."""
 
@@ -45,6 +50,9 @@ class Reference:
         self._min_delta = min_delta
         self.count = 0
         self.found: Scored | None = None
+
+    def copied(self) -> Self:
+        return copy(self)
 
     def add(self, one: Scored) -> None:
         self.count += 1
@@ -133,6 +141,16 @@ class Trend:
         """
         return self.waited >= self._patience and self._flat
 
+    def copied(self) -> Self:
+        """Goes on from here without this one."""
+        other = copy(self)
+        other._detach()  # noqa: SLF001 (of its own kind)
+        return other
+
+    def _detach(self) -> None:
+        self._reference, self._window = self._reference.copied(), self._window.copy()
+        self.classes = {place: copy(held) for place, held in self.classes.items()}
+
     def add(self, one: Scored) -> None:
         self._window.append(one)
         self._reference.add(one)
@@ -174,8 +192,10 @@ class Trend:
             self.parting = None
             return
         val, test = _Slopes([val for val, _ in both]), _Slopes([test for _, test in both])
-        gains = self._patience * val.middle, self._patience * test.middle
         clear = val.surplus > val.chance and -test.surplus > test.chance
+        if not clear and self.parting is None:
+            return
+        gains = self._patience * val.middle, self._patience * test.middle
         begins = clear and gains[0] >= self._min_delta and -gains[1] >= self._split_gap
         goes_on = self.parting is not None and gains[0] > 0 > gains[1]
         self.parting = gains if begins or goes_on else None
@@ -192,25 +212,42 @@ class Fold(Protocol):
 
     def add(self, one: Scored) -> None: ...
 
+    def copied(self) -> Self: ...
+
 
 FoldT = TypeVar("FoldT", bound=Fold)
 
 
 class KeptUp(Generic[FoldT]):
-    """A fold over the standing line of one history: new scores are added, after a roll-back it is begun anew."""
+    """A fold over the standing line of one history: new scores are added to it.
+
+    After a roll-back it goes on from one of the copies that are kept on the way, so that it costs the same late in a
+    long run as early.
+    """
 
     def __init__(self, begin: Callable[[], FoldT]) -> None:
-        self._begin = begin
         self._fold = begin()
         self._rewritten = 0
+        self._copies = [self._fold.copied()]
+        """After every `COPIED_EVERY` scores, from none on."""
 
     def with_(self, history: History) -> FoldT:
         line = history.scored_lineage()
         if self._rewritten != history.rewritten:
-            self._rewritten, self._fold = history.rewritten, self._begin()
+            self._go_back(line, history.unchanged_below(self._rewritten))
+            self._rewritten = history.rewritten
         for place in range(self._fold.count, len(line)):
             self._fold.add(line[place])
+            if self._fold.count == COPIED_EVERY * len(self._copies):
+                self._copies.append(self._fold.copied())
         return self._fold
+
+    def _go_back(self, line: Sequence[Scored], begin: int | None) -> None:
+        """To the last copy in which nothing from an epoch on was folded."""
+        kept = len(line) if begin is None else bisect_left(line, begin, key=lambda scored: scored[0].epoch)
+        if kept < self._fold.count:
+            del self._copies[kept // COPIED_EVERY + 1 :]
+            self._fold = self._copies[-1].copied()
 
 
 def gain_over(epoch: Epoch, other: Epoch) -> Gain | None:
@@ -244,12 +281,16 @@ class _Slopes:
     """Between all pairs of some scores, per epoch."""
 
     def __init__(self, mious: Sequence[float]) -> None:
-        slopes, count = list(_slopes(mious)), len(mious)
-        self.middle = median(slopes) if slopes else 0.0
-        self.surplus = sum((slope > 0) - (slope < 0) for slope in slopes)
+        self._mious, count = mious, len(mious)
+        self.surplus = sum((after > before) - (after < before) for before, after in combinations(mious, 2))
         """Pairs that rise less those that fall."""
         self.chance = 1 + RISE_Z * sqrt(count * (count - 1) * (2 * count + 5) / 18)
         """What it reaches by chance, one-sided, in one of twenty."""
+
+    @cached_property
+    def middle(self) -> float:
+        slopes = list(_slopes(self._mious))
+        return median(slopes) if slopes else 0.0
 
 
 def _window(patience: int) -> int:

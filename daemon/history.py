@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import assert_never
@@ -64,10 +64,14 @@ class History:
         self.quarantined: list[Epoch] = []
         self.failed: dict[tuple[int, int], Epoch] = {}
         """The epochs that the evaluator could not score on some split."""
-        self._line: list[Epoch] | None = None
-        self._test_line: list[tuple[Epoch, float]] | None = None
-        self.rewritten = 0
-        """How often the standing line has changed in another way than growing at its end."""
+        self._verdicts: dict[int, set[bool | None]] = {}
+        """By attempt: whether its epochs are verified good, until one of them changes."""
+        self._line: list[Epoch] = []
+        self._test_line: list[tuple[Epoch, float]] = []
+        self._stale_from: int | None = None
+        """The epoch from which on `_test_line` is to be put together anew, once it is asked for."""
+        self._rewrites: list[int] = []
+        """From which epoch on the line of scores changed, each time that it did not just grow at its end."""
         self._good_until: dict[int, int] = {}
         """The last step of a verified-good epoch, by attempt."""
         self._good_attempt = 0
@@ -211,27 +215,36 @@ class History:
 
     def lineage(self) -> Sequence[Epoch]:
         """The epochs that stand, in numeric order: what a roll-back moved away is not among them."""
-        if self._line is None:  # a roll-back moves many at once: the line is put together when it is asked for
-            self._line = sorted(self._standing_epochs(), key=lambda epoch: epoch.epoch)
         return self._line
 
     def scored_lineage(self) -> Sequence[tuple[Epoch, float]]:
         """The standing epochs with a test mIoU on the files as they are now, in numeric order.
 
-        Grows at its end, or `rewritten` counts on.
+        Grows at its end, or `rewritten` counts on. A roll-back moves many at once, so what changed is put together
+        when it is asked for.
         """
-        if self._test_line is None:
-            scored = ((epoch, epoch.miou("test")) for epoch in self.lineage() if self.series.holds(epoch, ("test",)))
-            self._test_line = [(epoch, miou) for epoch, miou in scored if miou is not None]
-        return self._test_line
+        line = self._test_line
+        if self._stale_from is not None:
+            del line[bisect_left(line, self._stale_from, key=lambda scored: scored[0].epoch) :]
+            changed = self._line[bisect_left(self._line, self._stale_from, key=_number) :]
+            scored = ((epoch, epoch.miou("test")) for epoch in changed if self.series.holds(epoch, ("test",)))
+            line.extend((epoch, miou) for epoch, miou in scored if miou is not None)
+            self._stale_from = None
+        return line
+
+    @property
+    def rewritten(self) -> int:
+        """How often the line of scores has changed in another way than growing at its end."""
+        return len(self._rewrites)
+
+    def unchanged_below(self, rewritten: int) -> int | None:
+        """The epoch below which the line of scores is what it was at this count; `None` where all of it is."""
+        return min(self._rewrites[rewritten:], default=None)
 
     def missing(self, epoch: Epoch) -> tuple[str, ...]:
         """The splits on which it has still to be scored."""
         old = () if epoch.key not in self.unscored else self.series.former(epoch)
         return tuple(split for split in SCORED_SPLITS if split not in epoch.scores or split in old)
-
-    def _standing_epochs(self) -> Iterator[Epoch]:
-        return (epoch for epoch in self.epochs.values() if epoch.moved is None)
 
     @property
     def best(self) -> dict[str, Best]:
@@ -259,12 +272,13 @@ class History:
 
     def progressed(self, after_attempt: int, until_attempt: int) -> bool | None:
         """Whether the attempts after one, up to and with another, left a verified-good epoch; `None` while unknown."""
-        judged = {
-            epoch.verified_good
-            for attempt in range(after_attempt + 1, until_attempt + 1)
-            for epoch in self._of_attempt.get(attempt, ())
-        }
+        judged = {verdict for n in range(after_attempt + 1, until_attempt + 1) for verdict in self._verdicts_of(n)}
         return True if True in judged else None if None in judged else False
+
+    def _verdicts_of(self, attempt: int) -> set[bool | None]:
+        if attempt not in self._verdicts:
+            self._verdicts[attempt] = {epoch.verified_good for epoch in self._of_attempt.get(attempt, ())}
+        return self._verdicts[attempt]
 
     def recovered(self, incident: Incident) -> bool:
         """Whether its remedy has proved itself; without one, whether a good epoch came; or the run is over."""
@@ -312,6 +326,7 @@ class History:
         """A failed score is forgotten; a former one stays until the new one is there."""
         for epoch in self.failed_epochs():
             epoch.scores = {split: score for split, score in epoch.scores.items() if score.verdict != "failed"}
+            self._verdicts.pop(epoch.attempt, None)
         for key in [*self.failed, *event.former]:
             self.unscored[key] = self.epochs[key]
             self.finished = False
@@ -326,7 +341,7 @@ class History:
     def _begin_series(self) -> None:
         """The winners stay until something is scored on the new files; nothing else is compared with what was."""
         self._winners.gap = self.latest_scored = None
-        self._rewrite()
+        self._rewrite(0)
 
     def _commit(self, event: EpochCommitted) -> None:
         epoch = Epoch(
@@ -339,23 +354,34 @@ class History:
         )
         self.epochs[epoch.key] = self.unscored[epoch.key] = self.standing[epoch.manifest] = epoch
         self._of_attempt.setdefault(epoch.attempt, []).append(epoch)
-        if self._line is not None:
-            insort(self._line, epoch, key=lambda one: one.epoch)
+        self._verdicts.pop(epoch.attempt, None)
+        insort(self._line, epoch, key=_number)
 
     def _move(self, event: EpochMoved) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
         if self.standing.get(epoch.manifest) is epoch:
             del self.standing[epoch.manifest]
+        if epoch.moved is None:
+            del self._line[self._place(epoch)]
         epoch.manifest, epoch.moved, epoch.moved_because = event.manifest, event.reason, event.message
-        self._rewrite()
+        self._verdicts.pop(epoch.attempt, None)
+        self._rewrite(epoch.epoch)
         if event.reason == "quarantined":
             self.quarantined.append(epoch)
             self._winners.choose(self.epochs.values())
             self._judge_again()
 
-    def _rewrite(self) -> None:
-        self._line = self._test_line = None
-        self.rewritten += 1
+    def _place(self, epoch: Epoch) -> int:
+        """Of a standing epoch, in the line."""
+        place = bisect_left(self._line, epoch.epoch, key=_number)
+        while self._line[place] is not epoch:  # another attempt's, of the same number, that a roll-back has yet to move
+            place += 1
+        return place
+
+    def _rewrite(self, begin: int) -> None:
+        """From this epoch on."""
+        self._stale_from = begin if self._stale_from is None else min(begin, self._stale_from)
+        self._rewrites.append(begin)
 
     def _score(self, event: ScoreRecorded) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
@@ -366,6 +392,7 @@ class History:
         if old is not None and old.data_fingerprint != event.data_fingerprint:
             epoch.former = (*epoch.former, old)
         epoch.scores[event.split] = Score.of(event)
+        self._verdicts.pop(epoch.attempt, None)
         if event.split == "test":
             epoch.best_before = self._best_before(epoch)
         if event.verdict == "not-finite" and epoch.key not in self.not_finite:
@@ -375,8 +402,8 @@ class History:
         if event.split == "test" and event.miou is not None and epoch.moved is None:
             self.latest_scored = epoch
             line = self._test_line
-            if again or line is None or (line and epoch.epoch <= line[-1][0].epoch):
-                self._rewrite()
+            if again or self._stale_from is not None or (line and epoch.epoch <= line[-1][0].epoch):
+                self._rewrite(epoch.epoch)
             else:
                 line.append((epoch, event.miou))
         if not self.missing(epoch):
@@ -397,8 +424,9 @@ class History:
         self._by_cause.setdefault(incident.opened.cause, []).append(incident)
         onset = incident.opened.evidence.get("onset_step")
         if incident.opened.fatal and incident.opened.cause in _HAS_ONSET and isinstance(onset, int):
-            for epoch in self._standing_epochs():
+            for epoch in self._line:
                 epoch.past_onset = epoch.past_onset or epoch.step >= onset
+            self._verdicts.clear()
         if not self._outlived(incident):
             self._open.append(incident)
 
@@ -417,6 +445,10 @@ class History:
             return max((miou for one, miou in self.scored_lineage() if one.epoch < epoch.epoch), default=None)
         best = self._winners.standing("test")
         return None if best is None else best.miou
+
+
+def _number(epoch: Epoch) -> int:
+    return epoch.epoch
 
 
 _HAS_ONSET = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})

@@ -51,8 +51,11 @@ class Postmortems:
         self._run_dir = run_dir
         self._history = history
         self._pictures = Pictures(PICTURE_LOG)
-        self._open = {incident.number for incident in history.incidents if incident.opened.fatal}
-        """Those of which something more may become known; whoever is past it is let go at the first look."""
+        past = [incident.number for incident in history.incidents if incident.opened.fatal]
+        fatal = {incident.number for incident in history.open_incidents() if incident.opened.fatal}
+        self._open = {*past[-NEWEST:], *fatal}
+        """Those of which something more may become known. Of what training is past, only of the newest: the next one
+        to break ends what an incident cost, and its answer was scored or is no more."""
         self._due: set[int] = set()
         """Of which something became known since their page was written."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -189,10 +191,16 @@ def assert_history_is_plain(history: History) -> None:
     assert [history.recovered(incident) for incident in history.incidents] == recovered
     still = [incident for incident, over in zip(history.incidents, recovered, strict=True) if not over]
     assert history.open_incidents() == still
+    attempts = [attempt.number for attempt in history.attempts]
+    for until in attempts:
+        verdicts = {epoch.verified_good for epoch in epochs if until - 2 < epoch.attempt <= until}
+        plain = True if True in verdicts else None if None in verdicts else False
+        assert history.progressed(until - 2, until) is plain
 
 
 @pytest.fixture
-def begin(a_run):
+def begin(a_run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gains, "COPIED_EVERY", 3)  # roll-backs over several of them
     return lambda: Ups(a_run())
 
 
@@ -208,3 +216,32 @@ def test_after_every_fact_the_folds_say_what_the_plain_definitions_say(begin, st
         assert_history_is_plain(history)
         assert_trend_is_plain(kept.with_(history), history.scored_lineage())
         assert rules.current_alerts(history) == current_alerts(History.of(ups.run.told), CONFIG)
+
+
+class Counted:
+    """A fold that knows how much was folded, into it and into every copy of it."""
+
+    def __init__(self, added: list[int]) -> None:
+        self.added, self.count = added, 0
+
+    def add(self, one: gains.Scored) -> None:
+        self.count += 1
+        self.added.append(one[0].epoch)
+
+    def copied(self) -> Counted:
+        return copy(self)
+
+
+def test_a_roll_back_late_in_a_long_run_folds_a_few_scores_again_and_not_all(a_run):
+    ups, added = Ups(a_run()), []
+    kept = gains.KeptUp(lambda: Counted(added))
+    for _ in range(1000):
+        ups.does_trains(0.5, False, "ok")
+    kept.with_(ups.run.history)
+    assert added == list(range(1, 1001))
+    for _ in range(3):
+        added.clear()
+        ups.does_back(2)
+        ups.does_trains(0.5, False, "ok")
+        assert kept.with_(ups.run.history).count == len(ups.run.history.scored_lineage())
+        assert 0 < len(added) <= gains.COPIED_EVERY + 1
