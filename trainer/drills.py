@@ -28,6 +28,8 @@ DROWNING = 40.0
 """In logits: as many nats as each pixel of another class then costs."""
 DRIFT = 1e12
 """A momentum of 0.1 takes 260 steps to forget it."""
+LARGEST = 1e37
+"""A weight can be that, but no sum of it over the pixels of an image: what breaks is the loss, however long it grows."""
 GROWTH = 16.0
 """Per step: a loss leaves fp32 after about 30 steps, and fp16 after 4."""
 
@@ -112,7 +114,7 @@ def _grow(model: nn.Module) -> None:
     layer = [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
     assert layer.bias is not None
     with torch.no_grad():
-        layer.bias[-1] = layer.bias[-1].abs().clamp(min=1) * GROWTH
+        layer.bias[-1] = (layer.bias[-1].abs().clamp(min=1) * GROWTH).clamp(max=LARGEST)
 
 
 def _drown(model: nn.Module) -> None:

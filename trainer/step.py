@@ -41,6 +41,9 @@ class Stepper:
         self._device = device
         self._drills = drills
         self._parameters = list(model.parameters())
+        self._lost = torch.zeros((), dtype=torch.bool, device=device)
+        """Whether some loss was not finite. Nothing is updated from there on: a host that hears of it some steps later,
+        as of a GPU, finds the weights and moments with which that step failed."""
 
     def take(self, step: int, batches: Iterable[Batch], *, images: int) -> Tensor:
         """Step `step` on the micro-batches of `images` images in all.
@@ -55,7 +58,8 @@ class Stepper:
 
         self._precision.unscale(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_grad_norm, foreach=True)
-        found_inf = (~(norm.isfinite() & loss.isfinite())).float()
+        self._lost |= ~loss.isfinite()
+        found_inf = (self._lost | ~norm.isfinite()).float()
         step_unless(self._optimizer, found_inf)
         scale = self._precision.update()
         return torch.stack([loss, norm, found_inf, scale])

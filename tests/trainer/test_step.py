@@ -86,3 +86,28 @@ def test_a_class_of_weight_zero_has_no_part_in_a_step(make_stepper):
     plain_model, plain = make_stepper(loss=LossConfig(dice=0), optimizer="sgd")
     plain.take(1, [ignored], images=2)
     torch.testing.assert_close(plain_model.weight.grad, gradient)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_after_a_loss_that_is_not_finite_nothing_moves_any_more(make_stepper, monkeypatch, amp):
+    model, stepper = make_stepper(amp=amp)
+    stepper.take(1, [batch(0, 2)], images=2)
+    before = copy.deepcopy(model.state_dict())
+    with monkeypatch.context() as broken:
+        broken.setattr(stepper, "_loss", lambda logits, _: logits.float().mean() * float("nan"))
+        stepper.take(2, [batch(0, 2)], images=2)
+    loss, norm, skipped, _ = stepper.take(3, [batch(0, 2)], images=2).tolist()
+    assert torch.tensor([loss, norm]).isfinite().all()
+    assert skipped == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_after_gradients_that_are_not_finite_training_goes_on(make_stepper):
+    model, stepper = make_stepper()
+    before = copy.deepcopy(model.state_dict())
+    hook = model.weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert stepper.take(1, [batch(0, 2)], images=2)[2] == 1
+    hook.remove()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert stepper.take(2, [batch(0, 2)], images=2)[2] == 0
+    assert not torch.equal(before["weight"], model.weight)
