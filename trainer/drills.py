@@ -29,7 +29,7 @@ DROWNING = 40.0
 DRIFT = 1e12
 """A momentum of 0.1 takes 260 steps to forget it."""
 LARGEST = 1e37
-"""A weight can be that, but no sum of it over the pixels of an image: what breaks is the loss, however long it grows."""
+"""A weight can be that, but no sum of it over the pixels of an image: it is the loss that breaks, however late."""
 GROWTH = 16.0
 """Per step: a loss leaves fp32 after about 30 steps, and fp16 after 4."""
 
