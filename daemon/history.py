@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import assert_never
@@ -40,6 +39,7 @@ from .events import (
     RunFinished,
     ScoreRecorded,
 )
+from .line import Line
 from .members import SCORED_SPLITS, Attempt, Epoch, Incident, Score
 from .series import Series
 from .tried import Tried
@@ -66,12 +66,6 @@ class History:
         """The epochs that the evaluator could not score on some split."""
         self._verdicts: dict[int, set[bool | None]] = {}
         """By attempt: whether its epochs are verified good, until one of them changes."""
-        self._line: list[Epoch] = []
-        self._test_line: list[tuple[Epoch, float]] = []
-        self._stale_from: int | None = None
-        """The epoch from which on `_test_line` is to be put together anew, once it is asked for."""
-        self._rewrites: list[int] = []
-        """From which epoch on the line of scores changed, each time that it did not just grow at its end."""
         self._good_until: dict[int, int] = {}
         """The last step of a verified-good epoch, by attempt."""
         self._good_attempt = 0
@@ -95,6 +89,7 @@ class History:
         self.latest_scored: Epoch | None = None
         """The standing epoch that was given a test mIoU last."""
         self.series = Series()
+        self._line = Line(self.series)
         self._winners = Winners(self.series, SCORED_SPLITS)
         self.drills_requested: list[Drill] = []
         self.drills_fired: list[tuple[int, Drill]] = []
@@ -215,31 +210,22 @@ class History:
 
     def lineage(self) -> Sequence[Epoch]:
         """The epochs that stand, in numeric order: what a roll-back moved away is not among them."""
-        return self._line
+        return self._line.epochs
 
     def scored_lineage(self) -> Sequence[tuple[Epoch, float]]:
         """The standing epochs with a test mIoU on the files as they are now, in numeric order.
 
-        Grows at its end, or `rewritten` counts on. A roll-back moves many at once, so what changed is put together
-        when it is asked for.
+        Grows at its end, or `rewritten` counts on.
         """
-        line = self._test_line
-        if self._stale_from is not None:
-            del line[bisect_left(line, self._stale_from, key=lambda scored: scored[0].epoch) :]
-            changed = self._line[bisect_left(self._line, self._stale_from, key=_number) :]
-            scored = ((epoch, epoch.miou("test")) for epoch in changed if self.series.holds(epoch, ("test",)))
-            line.extend((epoch, miou) for epoch, miou in scored if miou is not None)
-            self._stale_from = None
-        return line
+        return self._line.scored()
 
     @property
     def rewritten(self) -> int:
-        """How often the line of scores has changed in another way than growing at its end."""
-        return len(self._rewrites)
+        return self._line.rewritten
 
     def unchanged_below(self, rewritten: int) -> int | None:
-        """The epoch below which the line of scores is what it was at this count; `None` where all of it is."""
-        return min(self._rewrites[rewritten:], default=None)
+        """The epoch below which `scored_lineage` is what it was at this count; `None` where all of it is."""
+        return self._line.unchanged_below(rewritten)
 
     def missing(self, epoch: Epoch) -> tuple[str, ...]:
         """The splits on which it has still to be scored."""
@@ -341,7 +327,7 @@ class History:
     def _begin_series(self) -> None:
         """The winners stay until something is scored on the new files; nothing else is compared with what was."""
         self._winners.gap = self.latest_scored = None
-        self._rewrite(0)
+        self._line.rewrite(0)
 
     def _commit(self, event: EpochCommitted) -> None:
         epoch = Epoch(
@@ -355,33 +341,20 @@ class History:
         self.epochs[epoch.key] = self.unscored[epoch.key] = self.standing[epoch.manifest] = epoch
         self._of_attempt.setdefault(epoch.attempt, []).append(epoch)
         self._verdicts.pop(epoch.attempt, None)
-        insort(self._line, epoch, key=_number)
+        self._line.add(epoch)
 
     def _move(self, event: EpochMoved) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
         if self.standing.get(epoch.manifest) is epoch:
             del self.standing[epoch.manifest]
         if epoch.moved is None:
-            del self._line[self._place(epoch)]
+            self._line.remove(epoch)
         epoch.manifest, epoch.moved, epoch.moved_because = event.manifest, event.reason, event.message
         self._verdicts.pop(epoch.attempt, None)
-        self._rewrite(epoch.epoch)
         if event.reason == "quarantined":
             self.quarantined.append(epoch)
             self._winners.choose(self.epochs.values())
             self._judge_again()
-
-    def _place(self, epoch: Epoch) -> int:
-        """Of a standing epoch, in the line."""
-        place = bisect_left(self._line, epoch.epoch, key=_number)
-        while self._line[place] is not epoch:  # another attempt's, of the same number, that a roll-back has yet to move
-            place += 1
-        return place
-
-    def _rewrite(self, begin: int) -> None:
-        """From this epoch on."""
-        self._stale_from = begin if self._stale_from is None else min(begin, self._stale_from)
-        self._rewrites.append(begin)
 
     def _score(self, event: ScoreRecorded) -> None:
         epoch = self.epochs[event.attempt, event.epoch]
@@ -401,11 +374,7 @@ class History:
             self.failed[epoch.key] = epoch
         if event.split == "test" and event.miou is not None and epoch.moved is None:
             self.latest_scored = epoch
-            line = self._test_line
-            if again or self._stale_from is not None or (line and epoch.epoch <= line[-1][0].epoch):
-                self._rewrite(epoch.epoch)
-            else:
-                line.append((epoch, event.miou))
+            self._line.score(epoch, event.miou, again=again)
         if not self.missing(epoch):
             self.unscored.pop(epoch.key, None)
             self._winners.compete(epoch, self.epochs.values())
@@ -424,7 +393,7 @@ class History:
         self._by_cause.setdefault(incident.opened.cause, []).append(incident)
         onset = incident.opened.evidence.get("onset_step")
         if incident.opened.fatal and incident.opened.cause in _HAS_ONSET and isinstance(onset, int):
-            for epoch in self._line:
+            for epoch in self._line.epochs:
                 epoch.past_onset = epoch.past_onset or epoch.step >= onset
             self._verdicts.clear()
         if not self._outlived(incident):
@@ -445,10 +414,6 @@ class History:
             return max((miou for one, miou in self.scored_lineage() if one.epoch < epoch.epoch), default=None)
         best = self._winners.standing("test")
         return None if best is None else best.miou
-
-
-def _number(epoch: Epoch) -> int:
-    return epoch.epoch
 
 
 _HAS_ONSET = frozenset({Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE})

@@ -25,22 +25,30 @@ WATCHED_SECONDS = 15.0
 SETTLED_SECONDS = 5.0
 """After a score, until its picture and its page are written."""
 USUAL_EPOCH_SECONDS = 720.0
+RESTARTED = (8, 16)
+"""Base channels of the networks whose worker is killed."""
 SHAPE = (192, 192)
 IMAGES = 12
 
 
 def recovery(place: Path, rounds: int = 5) -> Iterator[Row]:
     """From kill -9 to the first new step, on a real UNet; see `tests.bench.restart`."""
-    place.mkdir(exist_ok=True)
-    medians = measure_restarts(place, rounds).medians()
-    bare = medians["bare loop"]
-    for way in ("standby", "spawned"):
-        goal = "under 1 s" if way == "standby" else ""
-        met = medians[way] < 1 if goal else None
-        yield Row(
-            "recovery", f"killed to first new step, {way}", "UNet-8", f"{medians[way]:.2f} s", f"{bare:.2f} s",
-            "bash loop", medians[way] / bare, goal, met,
-        )  # fmt: skip
+    taken: dict[str, list[float]] = {"standby": [], "spawned": []}
+    for base in RESTARTED:
+        here = place / f"base-{base}"
+        here.mkdir(parents=True)
+        medians = measure_restarts(here, rounds, base_channels=base).medians()
+        bare = medians["bare loop"]
+        for way, seconds_each in taken.items():
+            seconds_each.append(medians[way])
+            goal = "under 1 s" if way == "standby" else ""
+            met = medians[way] < 1 if goal else None
+            yield Row(
+                "recovery", f"killed to first new step, {way}", f"UNet-{base}", f"{medians[way]:.2f} s",
+                f"{bare:.2f} s", "bash loop", medians[way] / bare, goal, met,
+            )  # fmt: skip
+    for way, seconds_each in taken.items():
+        yield growth("recovery", f"killed to first new step, {way}", [base**2 for base in RESTARTED], seconds_each)
 
 
 def commands(place: Path, rounds: int = 5) -> Iterator[Row]:
@@ -75,11 +83,9 @@ def _trained(place: Path) -> Path:
     if not here.exists():
         here.mkdir()
         root = write_scenes(place / "scenes-daemon", counts={"train": 160, "val": 2, "test": 2}, size=SHAPE, seed=1)
-        text = RUN_TOML.format(root=root, standby="false")
-        for fast, slow in (("base_channels = 8", "base_channels = 48"), ("batch_size = 4", "batch_size = 1")):
-            assert fast in text
-            text = text.replace(fast, slow)
-        (here / "run.toml").write_text(text)
+        text = RUN_TOML.format(root=root, standby="false", base_channels=48)
+        assert "batch_size = 4" in text
+        (here / "run.toml").write_text(text.replace("batch_size = 4", "batch_size = 1"))
         with _daemon(here):
             _until(lambda: _scored(here / "runs/run") > 0)
     return here / "runs" / "run"

@@ -44,7 +44,7 @@ masks = "masks/val"
 images = "images/test"
 masks = "masks/test"
 [model]
-base_channels = 8
+base_channels = {base_channels}
 [trainer]
 epochs = 100000
 batch_size = 4
@@ -72,10 +72,14 @@ class Restarts:
         return {way: median(values) for way, values in self.seconds.items()}
 
 
-def measure_restarts(place: Path, rounds: int = 5, tell: Callable[[str], None] = lambda _: None) -> Restarts:
+def measure_restarts(
+    place: Path, rounds: int = 5, tell: Callable[[str], None] = lambda _: None, *, base_channels: int = 8
+) -> Restarts:
     """Kill and wait, `rounds` times in each of the three ways, one after the other. Takes half a minute for each."""
     root = write_scenes(place / "scenes", counts={"train": 32, "val": 2, "test": 2}, size=(192, 192), seed=1)
-    run_dirs = {way: _prepared(place / way, root, standby=way == "standby") for way in ("spawned", "standby")}
+    run_dirs = {
+        way: _prepared(place / way, root, base_channels, standby=way == "standby") for way in ("spawned", "standby")
+    }
     ways: dict[str, Callable[[], float]] = {
         "bare loop": lambda: _bare_loop(run_dirs["spawned"]),
         "spawned": lambda: _watched(place / "spawned", standby=False),
@@ -89,9 +93,10 @@ def measure_restarts(place: Path, rounds: int = 5, tell: Callable[[str], None] =
     return Restarts(seconds)
 
 
-def _prepared(place: Path, root: Path, *, standby: bool) -> Path:
+def _prepared(place: Path, root: Path, base_channels: int, *, standby: bool) -> Path:
     place.mkdir()
-    (place / "run.toml").write_text(RUN_TOML.format(root=root, standby=str(standby).lower()))
+    text = RUN_TOML.format(root=root, standby=str(standby).lower(), base_channels=base_channels)
+    (place / "run.toml").write_text(text)
     with _daemon(place):
         _until(lambda: len(list((place / "runs/run/checkpoints").glob("checkpoint_epoch*.json"))) > 0)
     return place / "runs" / "run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,6 +55,11 @@ def device() -> torch.device:
 def named(shape: Shape) -> str:
     base, images, height, width = shape
     return f"UNet-{base}, {images}x3x{height}x{width}"
+
+
+def pixels(shape: Shape) -> int:
+    """Of a step."""
+    return shape[1] * shape[2] * shape[3]
 
 
 def waited(work: Callable[[], object]) -> Callable[[], object]:
@@ -130,12 +135,16 @@ def step(place: Path, rounds: int = 5) -> Iterator[Row]:
         taken.append(times.mine)
         note = f"{floor_words(common, times)}; {profiled(waited(mine.step))}"
         yield faster("step", "float32", named(shape), times, against="common way", goal=goal, note=note)
-    half = ours(place, LARGE, amp="bf16")
-    times = by_turns(waited(half.step), half.common(), rounds)
-    note = "" if _has_bf16() else "this CPU has no bf16 arithmetic (AMX or AVX512-BF16), torch emulates it; "
-    note += profiled(waited(half.step))
-    yield faster("step", "bf16", named(LARGE), times, against="common way", goal=4, note=note)
-    yield growth("step", "float32", [shape[1] * shape[2] * shape[3] for shape in shapes[:2]], taken[:2])
+    yield growth("step", "float32", [pixels(shape) for shape in shapes[:2]], taken[:2])
+    taken.clear()
+    for shape in (SMALL, LARGE):
+        half = ours(place, shape, amp="bf16")
+        times = by_turns(waited(half.step), half.common(), rounds)
+        taken.append(times.mine)
+        note = "" if _has_bf16() else "this CPU has no bf16 arithmetic (AMX or AVX512-BF16), torch emulates it; "
+        note += profiled(waited(half.step))
+        yield faster("step", "bf16", named(shape), times, against="common way", goal=4, note=note)
+    yield growth("step", "bf16", [pixels(SMALL), pixels(LARGE)], taken)
 
 
 def floor_words(common: Callable[[], object], times: Times) -> str:
@@ -178,6 +187,7 @@ def compiled(place: Path, rounds: int = 5) -> Iterator[Row]:
 
 def loss_share(place: Path, rounds: int = 5) -> Iterator[Row]:
     """Cross-entropy and Dice, forward and backward, within a step."""
+    taken = []
     for shape in (SMALL, LARGE):
         mine = ours(place, shape)
         _, images, height, width = shape
@@ -186,12 +196,16 @@ def loss_share(place: Path, rounds: int = 5) -> Iterator[Row]:
         logits = logits.to(memory_format=torch.channels_last).detach().requires_grad_()
         masks = mine.masks.long().to(device())
         times = by_turns(waited(lambda: loss(logits, masks).backward()), waited(mine.step), rounds)
+        taken.append(times.mine)
         yield at_most("step", "share of the loss", named(shape), times, against="whole step", goal=0.1)
+    yield growth("step", "share of the loss", [pixels(SMALL), pixels(LARGE)], taken)
 
 
 def checks(place: Path, rounds: int = 9) -> Iterator[Row]:
     """What is looked at after each step, against clip_grad_norm_, which both ways need."""
-    for shape in (SMALL, (64, 1, 32, 32)):
+    taken = []
+    shapes: tuple[Shape, ...] = (SMALL, (64, 1, 32, 32))
+    for shape in shapes:
         mine = ours(place, shape)
         mine.step()
         parameters = list(mine.model.parameters())
@@ -216,19 +230,43 @@ def checks(place: Path, rounds: int = 9) -> Iterator[Row]:
 
         times = by_turns(waited(look), waited(clip), rounds)
         size = f"UNet-{shape[0]}, {WHOLE_EVERY_STEPS} steps"
+        taken.append(times.mine)
         yield at_most("checks", "all that is looked at", size, times, against="clip_grad_norm_", goal=1)
+    yield growth("checks", "all that is looked at", [shape[0] ** 2 for shape in shapes], taken)
 
 
-def loop(place: Path, rounds: int = 9, shape: Shape = (16, 4, 192, 192), images: int = 48) -> Iterator[Row]:
+def loop(
+    place: Path,
+    rounds: int = 5,
+    shapes: Sequence[Shape] = ((16, 4, 96, 96), (16, 4, 192, 192)),
+    images: int = 96,
+) -> Iterator[Row]:
     """Whole attempts, journal, curves, checkpoint and checks in them, each between two rounds of bare steps."""
+    taken = []
+    for shape in shapes:
+        whole, beside, outside = _looped(place, shape, images, rounds)
+        taken.append(median(whole))
+        size = f"{named(shape)}, an epoch of {images // shape[1]} steps"
+        times = Times(tuple(whole), tuple(beside))
+        note = "so short an epoch ends in a checkpoint all the same"
+        rates = [f"{images / each:.3g} images/s" for each in (times.mine, times.theirs)]
+        ratio = 1 / times.ratio
+        yield Row("loop", "rate of training", size, *rates, "bare step", ratio, "at least 0.95 x", ratio >= 0.95, note)
+        note = "loader, journal, curves, checks and checkpoint, as far as a step has to wait for them"
+        times, what = Times(tuple(outside), tuple(whole)), "outside of the steps"
+        yield at_most("loop", what, size, times, against="all of it", goal=0.05, note=note)
+    yield growth("loop", "seconds of training", [pixels(shape) for shape in shapes], taken)
+
+
+def _looped(place: Path, shape: Shape, images: int, rounds: int) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of each attempt, of as many bare steps beside it, and of what an attempt does outside of its steps."""
     _, batch, height, width = shape
-    data = make_data(place / f"scenes-loop-{images}", size=(height, width), train=images)
+    data = make_data(place / f"scenes-loop-{height}-{images}", size=(height, width), train=images)
     bare = ours(place, shape)
-    steps = images // batch
     inside: list[float] = []
 
     def only_steps() -> float:
-        return seconds(waited(lambda: [bare.step() for _ in range(steps)]))
+        return seconds(waited(lambda: [bare.step() for _ in range(images // batch)]))
 
     _attempt(place, data, shape, inside)  # fills the pixel cache
     before, whole, beside, outside = only_steps(), [], [], []
@@ -239,23 +277,7 @@ def loop(place: Path, rounds: int = 9, shape: Shape = (16, 4, 192, 192), images:
         after = only_steps()
         beside.append((before + after) / 2)
         before = after
-    times = Times(ours=tuple(whole), other=tuple(beside))
-    size = f"{named(shape)}, an epoch of {steps} steps"
-    note = "so short an epoch ends in a checkpoint all the same"
-    rates = [f"{images / taken:.3g} images/s" for taken in (times.mine, times.theirs)]
-    ratio = 1 / times.ratio
-    goal = "at least 0.95 x"
-    yield Row("loop", "rate of training", size, *rates, "bare step", ratio, goal, ratio >= 0.95, note)
-    note = "loader, journal, curves, checks and checkpoint, as far as a step has to wait for them"
-    yield at_most(
-        "loop",
-        "outside of the steps",
-        size,
-        Times(tuple(outside), tuple(whole)),
-        against="all of it",
-        goal=0.05,
-        note=note,
-    )
+    return whole, beside, outside
 
 
 def _attempt(place: Path, data: ResolvedData, shape: Shape, inside: list[float]) -> float:

@@ -58,7 +58,7 @@ def strict(text: str) -> Any:
 class Site(Watched):
     """A working directory with a run.toml, and the command line in it."""
 
-    deadline_seconds = 240.0
+    deadline_seconds = 480.0
 
     def __init__(self, place: Path, root: Path) -> None:
         super().__init__(place)

@@ -106,7 +106,7 @@ STEPS = (
 class Newcomer(Watched):
     """Somebody in a folder of tiles, who copies commands from the screen."""
 
-    deadline_seconds = 240.0
+    deadline_seconds = 480.0
     columns = 100
 
     def __init__(self, home: Path, tiles: Path) -> None:
