@@ -71,5 +71,5 @@ BENCH ?=
 bench-recovery: setup  ## every kind of incident on a small UNet, and the table in docs/recovery.md: half an hour; goes on where it was
 	$(BIN)/python -m tests.bench.recovery --write $(BENCH)
 
-bench: setup  ## every part against its peer or floor, and docs/performance.md: a quarter of an hour. Or PARTS="step loss"
+bench: setup  ## every part against its peer or floor, and docs/performance.md: over twenty minutes. Or PARTS="step loss"
 	$(BIN)/python -m tests.bench $(PARTS)
