@@ -269,8 +269,10 @@ class Supervisor:
         gone = known_worker(attempt.spawned) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
         self._observer.read_journal_to_its_end(worker, self._clock())
-        ended = worker.ended(None, asked=self._trials.parts(attempt.number))
-        self._conclude(ended, worker)
+        # Who killed it, the earlier daemon once its time to leave was over or somebody else before, nobody can tell any
+        # more: rather an incident that was none than one that is lost.
+        asked = self._trials.parts(attempt.number) and worker.left_word
+        self._conclude(worker.ended(None, asked=asked), worker)
 
     def _watched(self, spec: AttemptSpec, identity: process.Identity) -> Worker:
         offset = self._observer.noted_offset(spec.attempt)

@@ -146,8 +146,16 @@ class Worker:
 
     def struck_down(self, returncode: int | None) -> bool:
         """Whether a signal that the daemon did not send ended it while it still had time to save and leave."""
-        has_time = self._may_leave_until is not None and time.monotonic() < self._may_leave_until
-        return has_time and returncode is not None and returncode < 0 and returncode != -signal.SIGTERM
+        if self._may_leave_until is None or time.monotonic() >= self._may_leave_until:
+            return False
+        if returncode is None:  # an earlier daemon's child, whose exit code nobody can read
+            return not self.left_word
+        return returncode < 0 and returncode != -signal.SIGTERM
+
+    @property
+    def left_word(self) -> bool:
+        """Whether it wrote itself how it ended: whoever is killed does not."""
+        return _exit_record(self.spec.directory / EXIT) is not None
 
     def ended(self, returncode: int | None, *, asked: bool) -> AttemptEnded:
         """How it ended, told from its exit record, what the daemon did to it, and its exit code, in this order."""

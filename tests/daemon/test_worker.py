@@ -10,7 +10,7 @@ import pytest
 from segwatch.daemon import process
 from segwatch.daemon.config import WatchConfig
 from segwatch.daemon.worker import Worker
-from segwatch.trainer.contract import AttemptSpec
+from segwatch.trainer.contract import EXIT, AttemptSpec, ExitCode, ExitRecord
 
 DEAF = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
 
@@ -55,4 +55,14 @@ def test_one_that_leaves_with_an_exit_code_or_by_the_signal_it_was_sent_went_on_
     worker.ask_to_stop()
     assert not worker.struck_down(0)
     assert not worker.struck_down(-signal.SIGTERM), "it had not come so far as to hear it"
-    assert not worker.struck_down(None), "an earlier daemon's child: nobody knows"
+
+
+def test_an_adopted_one_that_left_no_word_of_its_end_was_struck_down(deaf_worker):
+    worker, _ = deaf_worker(60.0)
+    assert not worker.struck_down(None), "nobody has asked it to leave"
+    worker.ask_to_stop()
+    assert worker.struck_down(None), "an earlier daemon's child: its exit code nobody can read"
+    record = ExitRecord(code=ExitCode.STOPPED, cause=None, message="stopped on request", step=1, epoch=0, stepped=True)
+    worker.spec.directory.mkdir(parents=True)
+    (worker.spec.directory / EXIT).write_text(record.model_dump_json())
+    assert not worker.struck_down(None)

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -141,6 +142,53 @@ def test_one_run_survives_one_daemon_after_the_other(daemon, tmp_path, provoked,
     assert code == 0, output
     assert daemon.scored_epochs() == [(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6), (3, 7), (3, 8)]
     assert [i.opened.cause for i in daemon.history.incidents] == ["nan-loss", "worker-crashed"]
+    nothing_else_broke(daemon)
+
+
+PARTING = "select value from notes where key = 'parting'"
+
+
+def is_asked_to_part(daemon) -> bool:
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.run_dir}/state.db?mode=ro", uri=True)) as database:
+        return database.execute(PARTING).fetchone() == ("2",)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@fault(
+    "daemon-killed-while-worker-parts",
+    area="Daemon",
+    fault="the daemon is killed after it asked the worker to leave for other settings; somebody kills the worker too",
+    promise="P3 P4 P6",
+    provoked="SIGKILL to both in a step of 30 s, the worker before or after the next daemon has adopted it",
+)
+def test_a_worker_killed_while_it_parts_is_an_incident_whichever_daemon_sees_it(
+    daemon, adopted, provoked, nothing_else_broke
+):
+    daemon.configure(epochs=8)
+    slow = {f"2:{step}": "slow" for step in (13, 17, 21)}  # the first steps of the epochs in which it may be asked
+    daemon.scenario(faults={"1:6": "nan", **slow}, miou=[0.3], step_seconds=0.1, slow_seconds=30)
+    config = daemon.place / "run.toml"
+    config.write_text(config.read_text().replace("hang_floor_seconds = 2.0", "hang_floor_seconds = 120"))
+    first = daemon.start()
+    daemon.until(lambda history: len(history.attempts) == 2 and history.attempts[1].started is not None)
+    until(lambda: is_asked_to_part(daemon))
+    first.send_signal(signal.SIGSTOP)  # it must not see the worker die
+    if not adopted:
+        daemon.worker_identity().send(signal.SIGKILL)
+    first.kill()
+    daemon.finish(first)
+    second = daemon.start()
+    if adopted:
+        assert any("adopted the worker of attempt 2" in line for line in second.stdout)
+        daemon.worker_identity().send(signal.SIGKILL)
+    provoked()
+    code, output = daemon.finish(second)
+    assert code == 0, output
+    assert [(i.opened.cause, i.opened.attempt) for i in daemon.history.incidents] == [
+        ("nan-loss", 1),
+        ("worker-crashed", 2),
+    ]
+    assert any(attempt.plan.undoes == "lower-lr" for attempt in daemon.history.attempts), "it is taken back later"
     nothing_else_broke(daemon)
 
 
