@@ -216,8 +216,8 @@ def test_an_audit_that_is_ended_leaves_no_process_behind(dataset, number: signal
 @PROCESSES
 @pytest.mark.usefixtures("by_processes")
 def test_a_reader_that_is_killed_is_explained(dataset) -> None:
-    for index in range(60):
-        dataset.pair("train", f"{index:02}", [0, 1])
+    for index in range(60):  # the last ones are so large that they are still to be read when the first is told of
+        dataset.pair("train", f"{index:02}", [0, 1], size=(40, 48) if index < 52 else (1500, 1500))
     dataset.splits([0, 1])
 
     def kill(done: int, total: int) -> None:

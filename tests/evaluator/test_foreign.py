@@ -111,7 +111,7 @@ def test_one_channel_counts_as_two_classes_with_the_logits_0_and_x(read, tiny_da
     with torch.no_grad():
         x, logits = single(images)[:, 0], pair(images)
     assert torch.equal(logits[:, 0], torch.zeros_like(x))
-    assert torch.equal(logits[:, 1], x)
+    torch.testing.assert_close(logits[:, 1], x)  # one channel or two: the convolution may add in another order
     assert checkpoint.manifest.architecture.classes == 2
     assert "one channel" in checkpoint.caveats[0]
 
