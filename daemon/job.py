@@ -136,9 +136,9 @@ def run_job(
                 f"the disk refuses: {error}", where=run.path, remedy="make room, or mount it writable; then call again"
             ) from error
         finally:
-            run.release()
             if not run.exists:
                 run.abandon()
+            run.release()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ class WorkerLock:
             return None
         return descriptor
 
+    @property
+    def exists(self) -> bool:
+        """Whether its file is there: of one that was deleted nobody can see who holds it."""
+        return self._path.exists()
+
     def free(self) -> bool:
         """Whether nobody holds it; can be asked on a disk that takes no file."""
         try:

@@ -51,9 +51,11 @@ class Holder:
 
     def alive(self) -> bool | None:
         """Whether that daemon runs; `None` when it runs on another host and cannot be seen from here."""
-        if self.host != socket.gethostname():
-            return None
-        return Identity(self.pid, self.create_time, self.boot).alive()
+        return None if self.host != socket.gethostname() else self.identity.alive()
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.pid, self.create_time, self.boot)
 
 
 class RunDir:
@@ -102,15 +104,11 @@ class RunDir:
         try:
             self._lock.acquire()
         except Timeout as error:
-            holder = self.holder()
-            who = "another process" if holder is None else f"a process with pid {holder.pid} on {holder.host}"
-            scores = holder is not None and holder.purpose == "evaluate"
-            raise RunHeldError(
-                f"{who} already {'fills in the scores of' if scores else 'watches'} this run",
-                where=self.path,
-                remedy=f"`segwatch status {shown(self.path)}` shows it; `segwatch stop {shown(self.path)}` ends it",
-            ) from error
-        me = myself()
+            raise self._held_by(self.holder()) from error
+        me, before = myself(), self.holder()
+        if before is not None and before.alive() and before.identity != me:  # somebody has deleted its lock
+            self._lock.release()
+            raise self._held_by(before)
         holder = Holder(
             pid=me.pid,
             create_time=me.create_time,
@@ -120,6 +118,15 @@ class RunDir:
             purpose=purpose,
         )
         write_json(self.path / "daemon.json", asdict(holder))
+
+    def _held_by(self, holder: Holder | None) -> RunHeldError:
+        who = "another process" if holder is None else f"a process with pid {holder.pid} on {holder.host}"
+        scores = holder is not None and holder.purpose == "evaluate"
+        return RunHeldError(
+            f"{who} already {'fills in the scores of' if scores else 'watches'} this run",
+            where=self.path,
+            remedy=f"`segwatch status {shown(self.path)}` shows it; `segwatch stop {shown(self.path)}` ends it",
+        )
 
     def _refuse_if_others_write(self) -> None:
         """Whoever writes here decides what is loaded, resumed from and told."""
@@ -136,7 +143,10 @@ class RunDir:
         self._lock.release()
 
     def abandon(self) -> None:
-        """Leave no trace of a run that could not begin; what holds anything else is left alone."""
+        """Leave no trace of a run that could not begin; what holds anything else is left alone.
+
+        Before `release`: afterwards the lock may be another's, and deleting it would let a third one in.
+        """
         for name in ("daemon.json", "daemon.lock"):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: somebody else's

@@ -226,25 +226,28 @@ class Supervisor:
             self._answers.plan_first()
         elif attempt.ended is not None:
             self._answers.go_on_after(attempt, attempt.ended)
-        elif not self._lock.free():
-            self._adopt(attempt)
-        elif attempt.spawned is not None or (attempt_dir(self._run.path, attempt.number) / JOURNAL).exists():
-            self._bury(attempt)
-
-    def _adopt(self, attempt: Attempt) -> None:
-        """A worker outlived its daemon: it goes on training, and this daemon watches it from here."""
-        spec = self._frozen_spec(attempt)
-        known = attempt.spawned and known_worker(attempt.spawned)
-        identity = known if known and known.alive() else process.find_worker(spec.directory / SPEC)
-        if identity is None and self._left_after_all():
-            self._bury(attempt)
-            return
-        if identity is None:
+        elif (identity := self._running_worker(attempt)) is not None:
+            self._adopt(attempt, identity)
+        elif not (self._lock.free() or self._left_after_all()):
             raise SegwatchError(
                 "worker.lock is held, but not by a worker of this run that can be found",
                 where=self._run.path / WORKER_LOCK,
                 remedy="something that the last worker started still runs: end it (fuser shows its pid), try again",
             )
+        elif attempt.spawned is not None or (attempt_dir(self._run.path, attempt.number) / JOURNAL).exists():
+            self._bury(attempt)
+
+    def _running_worker(self, attempt: Attempt) -> process.Identity | None:
+        """A lock that is free vouches for nobody where its file was deleted: the process itself is looked for."""
+        if attempt.spawned is not None and (known := known_worker(attempt.spawned)).alive():
+            return known
+        spec = attempt_dir(self._run.path, attempt.number) / SPEC
+        nobody = self._lock.free() and (attempt.spawned is not None or self._lock.exists or not spec.exists())
+        return None if nobody else process.find_worker(spec)
+
+    def _adopt(self, attempt: Attempt, identity: process.Identity) -> None:
+        """A worker outlived its daemon: it goes on training, and this daemon watches it from here."""
+        spec = self._frozen_spec(attempt)
         if attempt.spawned is None:
             self._recorder.record(spawned_as(attempt.number, identity))
         self._worker = self._watched(spec, identity)

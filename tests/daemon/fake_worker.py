@@ -9,6 +9,7 @@ leaves its batch to be replayed.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import json
 import os
 import signal
@@ -54,6 +55,7 @@ class FakeWorker:
         self.journal.append(line.model_dump_json())
 
     def run(self) -> ExitCode:
+        self.look_for_company()
         self.write(Phase(time=time.time(), phase="loading"))
         if self.scenario.get("import_error"):
             return self.leave(ExitCode.PERMANENT, "ImportError: no module named torch")
@@ -76,6 +78,15 @@ class FakeWorker:
             self.commit(Role.EPOCH)
             self.write(Phase(time=time.time(), phase="training"))
         return self.leave(ExitCode.FINISHED, "all epochs are complete")
+
+    def look_for_company(self) -> None:
+        """By a lock of its own, which nobody deletes: whether another worker of the run is at work. Held to the end."""
+        place = self.spec.run_dir.parents[1]
+        self.alone = (place / "fake_worker.lock").open("w")
+        try:
+            fcntl.flock(self.alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            (place / "company.txt").write_text(f"attempt {self.spec.attempt} began beside another worker")
 
     def started(self) -> None:
         spec = self.spec

@@ -7,13 +7,15 @@ import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from segwatch.daemon.config import RunConfig, load_config
 from segwatch.daemon.freezing import FREE_WHILE_RUNNING, accept, create, frozen_config
+from segwatch.daemon.job import run_job
 from segwatch.daemon.process import Identity
 from segwatch.daemon.rundir import LOCK, RunDir, find_run
 from segwatch.data.resolved import Pair, ResolvedClass, ResolvedData
 from segwatch.durable import write_json
-from segwatch.errors import ConfigError, RunHeldError, UsageError
+from segwatch.errors import ConfigError, RunHeldError, SegwatchError, UsageError
 
 TOML = """\
 # a comment of the user's, and an umlaut: ü
@@ -183,6 +185,15 @@ def test_a_held_run_is_refused_with_75_and_the_pid_of_the_holder(run):
     again = RunDir(run.path)
     again.hold()
     again.release()
+
+
+def test_a_run_that_could_not_begin_is_removed_while_it_is_still_held(tmp_path, source, monkeypatch):
+    """Whoever takes it in between would lose the lock that it has just got, and a third one could take it too."""
+    held = []
+    monkeypatch.setattr(RunDir, "abandon", lambda run: held.append(run._lock.is_locked))
+    with pytest.raises(SegwatchError):
+        run_job(source, name=None, runs_dir=tmp_path, drills=[], retry=False, console=Console(quiet=True))
+    assert held == [True]
 
 
 def test_nobody_holds_a_run_that_was_never_held_or_whose_note_is_torn(run):

@@ -29,6 +29,7 @@ def assert_record_is_whole(watched: Watched, *, ended: bool = True) -> None:
     history = watched.history
     _epochs_are_scored_once(watched, history, ended=ended)
     _attempts_follow_each_other(watched.run_dir, events)
+    assert not (watched.place / "company.txt").exists(), (watched.place / "company.txt").read_text()
     _alerts_are_told_once(watched, events)
     _incidents_are_kept(watched.run_dir, history)
     _facts_are_stored_twice(watched.run_dir)

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon.process import Identity
+from segwatch.daemon.rundir import RunDir
 
 from ..watched import POLL_SECONDS, Watched
+from .in_turns import Night
 from .matrix import fault
 from .promises import assert_record_is_whole
 
@@ -192,6 +194,10 @@ def test_a_worker_killed_while_it_parts_is_an_incident_whichever_daemon_sees_it(
     nothing_else_broke(daemon)
 
 
+HOLD = (
+    "import sys; from pathlib import Path; from segwatch.daemon.rundir import RunDir; RunDir(Path(sys.argv[1])).hold()"
+)
+
 # --- whose process is it? ----------------------------------------------------------------------------------------
 
 INNOCENT = "import fcntl,sys; f=open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
@@ -259,6 +265,52 @@ def test_of_many_daemons_one_watches(daemon, provoked, nothing_else_broke):
     assert all("already watches this run" in output for code, output in told if code == 75)
     assert len(daemon.history.attempts) == 1
     nothing_else_broke(daemon)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@fault(
+    "daemon-locks-deleted",
+    area="Daemon",
+    fault="somebody deletes worker.lock behind a dead daemon, or daemon.lock under a living one",
+    promise="P4",
+    provoked="`unlink`; the worker's pid noted, and not yet noted; then the next daemon",
+)
+def test_a_worker_whose_lock_was_deleted_is_adopted_and_stays_alone(tmp_path, noted, provoked):
+    night = Night(tmp_path)
+    night.lose_daemon()
+    if not noted:
+        events = night.world.run.path / "events.jsonl"
+        lines = [line for line in events.read_text().splitlines(keepends=True) if "attempt-spawned" not in line]
+        events.write_text("".join(lines))
+        (night.world.run.path / "state.db").unlink()
+    (night.world.run.path / "worker.lock").unlink()
+    provoked()
+    night.begin_daemon()
+    for _ in range(5):
+        night.tick()  # a second worker beside the first is refused by the world
+    night.trains(12)
+    assert night.world.spawned == [1]
+    assert night.over
+    night.close()
+
+
+@fault(
+    "daemon-locks-deleted",
+    area="Daemon",
+    fault="somebody deletes worker.lock behind a dead daemon, or daemon.lock under a living one",
+    promise="P4",
+    provoked="`unlink`; the worker's pid noted, and not yet noted; then the next daemon",
+)
+def test_a_daemon_whose_lock_was_deleted_still_holds_its_run(tmp_path, provoked):
+    run = RunDir(tmp_path / "run")
+    run.hold()
+    (run.path / "daemon.lock").unlink()
+    provoked()
+    second = [sys.executable, "-c", HOLD, str(run.path)]
+    refused = subprocess.run(second, capture_output=True, text=True, check=False)
+    assert f"a process with pid {os.getpid()} on" in refused.stderr
+    assert run.holder().pid == os.getpid()
+    run.release()
 
 
 # --- signals, and the terminal -----------------------------------------------------------------------------------
