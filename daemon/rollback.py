@@ -42,10 +42,12 @@ def choose(
     """The newest checkpoint of the wanted kind whose bytes are as committed, and the broken ones met on the way.
 
     `verified-good`: finite and scored without collapse, else the initial weights. `latest`: anything finite with its
-    training state. With `before_step`, of the first step at which something was wrong, only what is older. `None` means
-    that nothing usable was ever committed: start from the beginning.
+    training state, from before an epoch that gave NaN in evaluation, whatever it says of itself. With `before_step`, of
+    the first step at which something was wrong, only what is older. `None` means that nothing usable was ever
+    committed: start from the beginning.
     """
     broken: list[Broken] = []
+    before_step = _earlier(before_step, _not_finite_from(history))
     for path, manifest in _newest_first(run_dir, history, broken):
         if not _resumable(path, manifest) or not _wanted(manifest, history, want):
             continue
@@ -59,6 +61,21 @@ def choose(
         else:
             return ResumePoint(str(path.relative_to(run_dir)), manifest.epoch, manifest.step), broken
     return None, broken
+
+
+def _not_finite_from(history: History) -> int | None:
+    """The step of the first epoch since the last good one that gave logits that are not finite."""
+    step = None
+    for epoch in reversed(history.lineage()):
+        if epoch.verified_good:
+            break
+        if any(score.verdict == "not-finite" for score in epoch.scores.values()):
+            step = epoch.step
+    return step
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((step for step in (one, other) if step is not None), default=None)
 
 
 def good_before(run_dir: Path, history: History, step: int, number: int = 2) -> list[str]:

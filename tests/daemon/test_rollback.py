@@ -162,6 +162,27 @@ def test_what_is_not_finite_is_never_chosen(disk, run, want):
     assert chosen(disk, run, want) == "initial"
 
 
+def test_the_latest_is_from_before_an_epoch_that_gave_nan_whatever_was_saved_after_it(disk, run):
+    disk.initial()
+    for epoch, verdict in ((1, "ok"), (2, "not-finite"), (3, "not-finite")):
+        disk.epoch(epoch)
+        run.trains(epoch, 0.5 if verdict == "ok" else None, verdict=verdict)
+    disk.recovery(15)
+    disk.recovery(35)
+    assert chosen(disk, run, "latest") == "recovery_step15"
+    for epoch in (2, 3):
+        run.moves(1, epoch)
+    assert chosen(disk, run, "latest") == "recovery_step35", "what was superseded says nothing of the line that stands"
+
+
+def test_a_good_epoch_behind_one_that_gave_nan_makes_it_a_thing_of_the_past(disk, run):
+    for epoch, verdict in ((1, "not-finite"), (2, "ok")):
+        disk.epoch(epoch)
+        run.trains(epoch, 0.5 if verdict == "ok" else None, verdict=verdict)
+    disk.recovery(25)
+    assert chosen(disk, run, "latest") == "recovery_step25"
+
+
 @pytest.mark.parametrize("want", ["latest", "verified-good"])
 def test_what_has_no_training_state_any_more_is_passed_over_and_is_not_broken(disk, run, want):
     for epoch in (1, 2, 3):
