@@ -16,6 +16,7 @@ from . import policy, rollback
 from .config import RunConfig
 from .diagnosing import Diagnosing
 from .events import AttemptEnded, AttemptPlanned, Diagnosed, Evidence, GaveUp, Outcome
+from .farewell import Condemned
 from .freezing import frozen_data
 from .history import History
 from .incidents import open_incident
@@ -26,7 +27,6 @@ from .rundir import RunDir
 from .scoring import Scoring
 from .trials import Trials
 from .undoing import Change, settings_of, to_put_back
-from .worker import Condemned
 
 log = logging.getLogger(__name__)
 LEFT_OUT_AT_MOST = 0.5
@@ -239,6 +239,7 @@ class Answers:
 
     def give_up(self, verdict: GaveUp) -> None:
         self._recorder.record(verdict)
+        self._undecided = None
         self.settled = True
 
     def _scores_are_coming(self) -> bool:

@@ -153,6 +153,8 @@ class AttemptStarted(Record):
     attempt: int
     lr: float
     amp: Amp
+    batch_size: int | None = None
+    """`None` in runs of older releases."""
     device: str
     parameters: int
     steps_per_epoch: int

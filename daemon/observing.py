@@ -13,11 +13,12 @@ from ..errors import CorruptCheckpointError
 from ..trainer.contract import Cause, DrillLine, JournalLine, Phase, Progress, Started, Trouble
 from . import rollback
 from .events import AttemptStarted, DrillFired, EpochCommitted, EpochMoved, Evidence, Outcome
+from .farewell import Condemned
 from .history import History
 from .incidents import open_incident
 from .recording import Recorder
 from .rundir import RunDir
-from .worker import Condemned, Worker
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 JOURNAL_OFFSET = "journal"
@@ -74,12 +75,13 @@ class Observer:
                         attempt=line.attempt,
                         lr=line.lr,
                         amp=line.amp,
+                        batch_size=line.batch_size,
                         device=line.device,
                         parameters=line.parameters,
                         steps_per_epoch=line.steps_per_epoch,
                     )
                 )
-                self._check_echo(worker, line)
+                self.check_echo(worker, line)
             case DrillLine() if (worker.attempt, line.drill) not in self.history.drills_fired:
                 self._recorder.record(DrillFired(attempt=worker.attempt, drill=line.drill))
             case Trouble() if not line.fatal:
@@ -105,22 +107,19 @@ class Observer:
                 )
             )
 
-    def _check_echo(self, worker: Worker, echo: Started) -> None:
-        """A remedy that is not in force has failed: loading a state can bring the old learning rate back."""
+    def check_echo(self, worker: Worker, echo: Started | AttemptStarted) -> None:
+        """A remedy that is not in force has failed: loading a state can bring the old learning rate back.
+
+        Of what a daemon recorded it is asked again: that one may have died before it looked.
+        """
         spec = worker.spec
         wanted: Evidence = {"lr": spec.lr, "amp": spec.amp.value, "batch_size": spec.batch_size}
         got: Evidence = {"lr": echo.lr, "amp": echo.amp.value, "batch_size": echo.batch_size}
-        wrong = [name for name in wanted if wanted[name] != got[name]]
+        wrong = [name for name in wanted if got[name] is not None and wanted[name] != got[name]]
         if wrong:
             what = ", ".join(f"{name} {got[name]} instead of {wanted[name]}" for name in wrong)
-            worker.condemn(
-                Condemned(
-                    Outcome.REMEDY_FAILED,
-                    Cause.WORKER_CRASHED,
-                    f"the worker runs with {what}: its settings failed",
-                    got,
-                )
-            )
+            message = f"the worker runs with {what}: its settings failed"
+            worker.condemn(Condemned(Outcome.REMEDY_FAILED, Cause.WORKER_CRASHED, message, got), self._recorder.note)
 
     def find_moved(self) -> None:
         """Moves that a daemon made and did not live to record."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from ..errors import SegwatchError
-from ..trainer.contract import SPEC, attempt_dir
+from ..trainer.contract import attempt_dir
 from .diagnosing import spec_of
+from .farewell import note_asked
 from .history import History
 from .process import Identity, WorkerLock, find_worker, stop
 from .rundir import RunDir
-from .store import read_events
-from .worker import known_worker
+from .store import EVENTS, read_events
+from .worker import running_worker
 
 PATIENCE_SECONDS = 90.0
 POLL_SECONDS = 0.2
@@ -41,30 +43,38 @@ def stop_run(run: RunDir, say: Callable[[str], None]) -> None:
 
 def stop_worker(run: RunDir, say: Callable[[str], None]) -> bool:
     """End a worker that no daemon watches; whether there was one. Raises SegwatchError when it stays."""
-    worker = None if WorkerLock(run.path).free() else _worker_of(run)
-    if worker is None:
+    if not (run.path / EVENTS).exists():
         return False
+    history, lock = History.of(read_events(run.path)), WorkerLock(run.path)
+    return _end_worker(run, history, lock, say)
+
+
+def _end_worker(run: RunDir, history: History, lock: WorkerLock, say: Callable[[str], None]) -> bool:
+    """The worker, or the replay of an incident that has its lock."""
+    attempt = history.current
+    worker = None if attempt is None else running_worker(run.path, attempt, lock)
+    if attempt is not None and worker is not None:
+        directory = attempt_dir(run.path, attempt.number)
+        note_asked(directory)  # or the next daemon takes its end for an incident
+        if not _leaves_in_time(worker, run, say):
+            note_asked(directory, killed=True)
+        return True
+    replay = None
+    if history.incidents and not lock.free():
+        replay = find_worker(spec_of(run.path, history.incidents[-1].number))
+    if replay is not None:
+        _leaves_in_time(replay, run, say)
+    return replay is not None
+
+
+def _leaves_in_time(worker: Identity, run: RunDir, say: Callable[[str], None]) -> bool:
+    """Ask it and wait until it is gone; False where it had to be killed. Raises SegwatchError when it stays."""
     say(f"worker (pid {worker.pid}): asked to stop")
+    began = time.monotonic()
     stop(worker, grace_seconds=PATIENCE_SECONDS).join()
     if not _gone(worker, PATIENCE_SECONDS):
         raise SegwatchError(f"the worker (pid {worker.pid}) does not stop", where=run.path)
-    return True
-
-
-def _worker_of(run: RunDir) -> Identity | None:
-    """Who holds the worker's lock: the worker, or the replay of an incident."""
-    history = History.of(read_events(run.path))
-    attempt = history.current
-    if attempt is None:
-        return None
-    if attempt.spawned is not None:
-        known = known_worker(attempt.spawned)
-        if known.alive():
-            return known
-    found = find_worker(attempt_dir(run.path, attempt.number) / SPEC)
-    if found is None and history.incidents:
-        found = find_worker(spec_of(run.path, history.incidents[-1].number))
-    return found
+    return time.monotonic() - began < PATIENCE_SECONDS
 
 
 def _gone(identity: Identity, seconds: float) -> bool:

@@ -45,6 +45,7 @@ from .events import (
     RescoreWanted,
     RunFinished,
 )
+from .farewell import Condemned, noted_condemned
 from .history import History
 from .inbox import (
     DiagnosisExited,
@@ -65,7 +66,7 @@ from .scoring import Scoring
 from .standby import Standby
 from .trials import Trials
 from .watcher import HOUSEKEEP_SECONDS, Nudge, Watcher
-from .worker import Condemned, Worker, known_worker, spawned_as
+from .worker import Worker, known_worker, running_worker, spawned_as
 
 LEAVING_POLLS = 10
 
@@ -226,7 +227,7 @@ class Supervisor:
             self._answers.plan_first()
         elif attempt.ended is not None:
             self._answers.go_on_after(attempt, attempt.ended)
-        elif (identity := self._running_worker(attempt)) is not None:
+        elif (identity := running_worker(self._run.path, attempt, self._lock)) is not None:
             self._adopt(attempt, identity)
         elif not (self._lock.free() or self._left_after_all()):
             raise SegwatchError(
@@ -237,14 +238,6 @@ class Supervisor:
         elif attempt.spawned is not None or (attempt_dir(self._run.path, attempt.number) / JOURNAL).exists():
             self._bury(attempt)
 
-    def _running_worker(self, attempt: Attempt) -> process.Identity | None:
-        """A lock that is free vouches for nobody where its file was deleted: the process itself is looked for."""
-        if attempt.spawned is not None and (known := known_worker(attempt.spawned)).alive():
-            return known
-        spec = attempt_dir(self._run.path, attempt.number) / SPEC
-        nobody = self._lock.free() and (attempt.spawned is not None or self._lock.exists or not spec.exists())
-        return None if nobody else process.find_worker(spec)
-
     def _adopt(self, attempt: Attempt, identity: process.Identity) -> None:
         """A worker outlived its daemon: it goes on training, and this daemon watches it from here."""
         spec = self._frozen_spec(attempt)
@@ -252,10 +245,22 @@ class Supervisor:
             self._recorder.record(spawned_as(attempt.number, identity))
         self._worker = self._watched(spec, identity)
         self._worker.tell_its_end(self._inbox)
-        if self._trials.parts(attempt.number):  # whether it was asked as well, nobody knows
+        if not self._is_condemned_again(self._worker) and (
+            self._trials.parts(attempt.number) or self._worker.asked_before  # and whether it heard that, nobody knows
+        ):
             self._parting = True
             self._worker.ask_to_stop()
         self._screen.say(f"adopted the worker of attempt {attempt.number} (pid {identity.pid}): it went on training")
+
+    def _is_condemned_again(self, worker: Worker) -> bool:
+        """Whether it is to be ended for what an earlier daemon has found, or did not live to look at."""
+        why = noted_condemned(self._recorder.noted, worker.attempt)
+        started = self.history.attempt(worker.attempt).started
+        if why is not None:
+            worker.condemn(why, self._recorder.note, stacks=why.outcome is Outcome.HUNG)
+        elif started is not None:
+            self._observer.check_echo(worker, started)
+        return worker.condemned is not None
 
     def _left_after_all(self) -> bool:
         """A worker may leave while it is looked for; what one has left behind is killed."""
@@ -271,10 +276,12 @@ class Supervisor:
         """A worker ended while no daemon watched: what it left to read is read first, then its end is taken up."""
         gone = known_worker(attempt.spawned) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
+        self._is_condemned_again(worker)
         self._observer.read_journal_to_its_end(worker, self._clock())
-        # Who killed it, the earlier daemon once its time to leave was over or somebody else before, nobody can tell any
-        # more: rather an incident that was none than one that is lost.
-        asked = self._trials.parts(attempt.number) and worker.left_word
+        # Of one that left no word nobody can tell who killed it, unless whoever had asked it has noted that: rather an
+        # incident that was none than one that is lost.
+        asked = (self._trials.parts(attempt.number) or worker.asked_before) and worker.left_word
+        asked = asked or worker.killed_on_request
         self._conclude(worker.ended(None, asked=asked), worker)
 
     def _watched(self, spec: AttemptSpec, identity: process.Identity) -> Worker:
@@ -301,7 +308,7 @@ class Supervisor:
         late = worker.overdue(now)
         if late is not None:
             self._screen.say(f"the worker stands still: {late}; its stacks go to worker.log, then it is stopped")
-            worker.condemn(Condemned(Outcome.HUNG, Cause.WORKER_HUNG, late, {}), stacks=True)
+            worker.condemn(Condemned(Outcome.HUNG, Cause.WORKER_HUNG, late, {}), self._recorder.note, stacks=True)
 
     def _check_disk(self) -> None:
         """Told before it is full: a full disk takes no alert. Room counts again only with a margin."""
@@ -338,12 +345,14 @@ class Supervisor:
         for epoch in self.history.not_finite_in(worker.attempt):
             told = next(score.message for score in epoch.scores.values() if score.verdict == "not-finite")
             message = f"epoch {epoch.epoch} gives logits that are not finite: {told}"
-            worker.condemn(Condemned(Outcome.UNSTABLE, Cause.NAN_WEIGHTS, message, {"scored_epoch": epoch.epoch}))
+            why = Condemned(Outcome.UNSTABLE, Cause.NAN_WEIGHTS, message, {"scored_epoch": epoch.epoch})
+            worker.condemn(why, self._recorder.note)
             return
         collapse = self._rules.collapse(self.history)
         if collapse is not None:
             evidence = {**collapse.evidence, "onset_step": collapse.since.step}
-            worker.condemn(Condemned(Outcome.UNSTABLE, Cause.MIOU_COLLAPSE, collapse.message, evidence))
+            why = Condemned(Outcome.UNSTABLE, Cause.MIOU_COLLAPSE, collapse.message, evidence)
+            worker.condemn(why, self._recorder.note)
 
     # --- the end of an attempt, and its answer -----------------------------------------------------------------------
 
@@ -354,8 +363,9 @@ class Supervisor:
         self._observer.read_journal_to_its_end(worker, self._clock())
         self._observer.find_epochs()
         self._worker = None
-        parting, self._parting = self._parting and not worker.struck_down(message.returncode), False
-        asked = self._interrupt is not None or self._verdict is not None or parting
+        parting, self._parting = self._parting, False
+        wanted = self._interrupt is not None or self._verdict is not None or parting
+        asked = wanted and not worker.struck_down(message.returncode)
         self._conclude(worker.ended(message.returncode, asked=asked), worker)
         if self._verdict is not None:
             self._answers.give_up(self._verdict)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -27,13 +26,16 @@ from ..trainer.contract import (
     JournalLine,
     Progress,
     Trouble,
+    attempt_dir,
 )
 from . import process
 from .config import WatchConfig
-from .events import AttemptEnded, AttemptSpawned, Evidence, Outcome
+from .events import AttemptEnded, AttemptSpawned, Outcome
+from .farewell import Condemned, note_asked, note_condemned, was_asked, was_killed_on_request
 from .inbox import Inbox, WorkerExited
 from .journal import JournalReader, last_trouble, tail
 from .liveness import Liveness
+from .members import Attempt
 from .standby import Standby
 
 KILL_GRACE_SECONDS = 3.0
@@ -45,18 +47,19 @@ def known_worker(spawned: AttemptSpawned) -> process.Identity:
     return process.Identity(spawned.pid, spawned.create_time, spawned.boot)
 
 
+def running_worker(run_dir: Path, attempt: Attempt, lock: process.WorkerLock) -> process.Identity | None:
+    """Of an attempt whose daemon is dead. A lock that is free vouches for nobody where its file was deleted: then the
+    process itself is looked for.
+    """
+    if attempt.spawned is not None and (known := known_worker(attempt.spawned)).alive():
+        return known
+    spec = attempt_dir(run_dir, attempt.number) / SPEC
+    nobody = lock.free() and (attempt.spawned is not None or lock.exists or not spec.exists())
+    return None if nobody else process.find_worker(spec)
+
+
 def spawned_as(attempt: int, identity: process.Identity) -> AttemptSpawned:
     return AttemptSpawned(attempt=attempt, pid=identity.pid, create_time=identity.create_time, boot=identity.boot)
-
-
-@dataclass(frozen=True)
-class Condemned:
-    """Why the daemon itself ends a worker."""
-
-    outcome: Outcome
-    cause: Cause
-    message: str
-    evidence: Evidence
 
 
 class Worker:
@@ -71,7 +74,7 @@ class Worker:
         self._liveness = Liveness(watch, now)
         self._grace_seconds = watch.stop_grace_seconds
         self._may_leave_until: float | None = None
-        """In time.monotonic(); `None` while nobody has asked it to stop."""
+        """In time.monotonic(); `None` while nobody has asked it to stop, and when it may take no more time."""
         self._progress_lines = 0
         self.condemned: Condemned | None = None
         # What an earlier daemon read is not read again, but why a worker is leaving must not be lost with that daemon.
@@ -131,17 +134,25 @@ class Worker:
     def overdue(self, now: float) -> str | None:
         return None if self.condemned else self._liveness.overdue(now)
 
-    def condemn(self, why: Condemned, *, stacks: bool = False) -> None:
-        """End it because it stands still or its numbers are worthless."""
+    def condemn(self, why: Condemned, note: Callable[[str, str], None], *, stacks: bool = False) -> None:
+        """End it because it stands still or its numbers are worthless; first `note` why, for a daemon after this one.
+
+        Raises what `note` raises, and then ends nothing.
+        """
+        note_condemned(note, self.attempt, why)
         self.condemned = why
         process.stop(self.identity, grace_seconds=KILL_GRACE_SECONDS, stacks=stacks)
 
     def ask_to_stop(self) -> None:
         """Save at the next step boundary and leave; killed when that takes too long."""
+        note_asked(self.spec.directory)
         self._may_leave_until = time.monotonic() + self._grace_seconds
         process.stop(self.identity, grace_seconds=self._grace_seconds)
 
     def kill(self) -> None:
+        """At once, because a person does not want to wait for it."""
+        note_asked(self.spec.directory, killed=True)
+        self._may_leave_until = None
         self.identity.send(signal.SIGKILL)
 
     def struck_down(self, returncode: int | None) -> bool:
@@ -151,6 +162,16 @@ class Worker:
         if returncode is None:  # an earlier daemon's child, whose exit code nobody can read
             return not self.left_word
         return returncode < 0 and returncode != -signal.SIGTERM
+
+    @property
+    def asked_before(self) -> bool:
+        """Whether somebody who is gone by now has asked it to leave: a daemon, or `segwatch stop` without one."""
+        return was_asked(self.spec.directory)
+
+    @property
+    def killed_on_request(self) -> bool:
+        """Whether who had asked it then killed it, because it took too long or a person did not want to wait."""
+        return was_killed_on_request(self.spec.directory)
 
     @property
     def left_word(self) -> bool:

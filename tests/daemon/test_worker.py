@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 
 import pytest
-from segwatch.daemon import process
+from segwatch.daemon import farewell, process
 from segwatch.daemon.config import WatchConfig
 from segwatch.daemon.worker import Worker
-from segwatch.trainer.contract import EXIT, AttemptSpec, ExitCode, ExitRecord
+from segwatch.trainer.contract import EXIT, SPEC, AttemptSpec, ExitCode, ExitRecord
 
 DEAF = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
 
@@ -66,3 +67,27 @@ def test_an_adopted_one_that_left_no_word_of_its_end_was_struck_down(deaf_worker
     worker.spec.directory.mkdir(parents=True)
     (worker.spec.directory / EXIT).write_text(record.model_dump_json())
     assert not worker.struck_down(None)
+
+
+def test_one_that_a_person_does_not_want_to_wait_for_is_not_struck_down(deaf_worker):
+    worker, child = deaf_worker(60.0)
+    worker.spec.directory.mkdir(parents=True)
+    worker.ask_to_stop()
+    assert not worker.killed_on_request
+    worker.kill()
+    assert not worker.struck_down(child.wait(10))
+    assert worker.killed_on_request
+
+
+def test_that_it_was_asked_is_known_where_the_disk_has_no_room_for_a_note(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / SPEC).write_text("{}")
+    monkeypatch.setattr(farewell, "write_json", full)
+    assert not farewell.was_asked(tmp_path)
+    farewell.note_asked(tmp_path)
+    assert farewell.was_asked(tmp_path)
+    assert not farewell.was_killed_on_request(tmp_path)
+    (tmp_path / SPEC).unlink()
+    farewell.note_asked(tmp_path / "gone")  # nor does it keep anybody from stopping

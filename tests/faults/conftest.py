@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from ..daemon.conftest import daemon  # noqa: F401 - a fixture
 from .broken import broken  # noqa: F401 - a fixture
+from .in_turns import Night
 from .matrix import Row
 from .promises import assert_nothing_else_broke
 
@@ -22,6 +24,14 @@ def provoked(request: pytest.FixtureRequest) -> Callable[[], None]:
         request.node.stash[PROVOKED] = request.node.stash.get(PROVOKED, 0) + times
 
     return count
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    """A run in one process, told step by step."""
+    night = Night(tmp_path)
+    yield night
+    night.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 from segwatch.checkpoints.manifest import Role
 from segwatch.daemon.events import AttemptPlanned
 from segwatch.daemon.history import History
+from segwatch.evaluator.report import Verdict
 from segwatch.trainer.contract import Cause, ExitCode, Phase
 
 from .in_process import SimDaemon, SimDiagnosis, World
@@ -66,27 +67,30 @@ class Night:
     def trains(self, epochs: int = 1, miou: float = 0.5) -> None:
         """Each epoch committed and scored before the next, as far as the worker stays."""
         for _ in range(epochs):
-            worker = self.world.worker
-            if not worker.begun:
-                worker.begin()
-            for _ in range(worker.steps_per_epoch - worker.step_in_epoch):
-                worker.take_step()
-            worker.epoch, worker.step_in_epoch = worker.epoch + 1, 0
-            worker.commit(Role.EPOCH)
-            worker.write(Phase(time=0.0, phase="training"))
+            self.saves_an_epoch()
             self.scores(miou)
-            if worker.complete:
+            if self.world.worker is not None and self.world.worker.complete:
                 self.world.worker_leaves(ExitCode.FINISHED, "all epochs are complete")
                 self.tick()
             self.until(lambda: self.world.worker is not None or self.over)
+
+    def saves_an_epoch(self) -> None:
+        worker = self.world.worker
+        if not worker.begun:
+            worker.begin()
+        for _ in range(worker.steps_per_epoch - worker.step_in_epoch):
+            worker.take_step()
+        worker.epoch, worker.step_in_epoch = worker.epoch + 1, 0
+        worker.commit(Role.EPOCH)
+        worker.write(Phase(time=0.0, phase="training"))
 
     @property
     def over(self) -> bool:
         return self.world.daemon.exit_code is not None
 
-    def scores(self, miou: float) -> None:
+    def scores(self, miou: float, verdict: Verdict = Verdict.OK) -> None:
         self.until(lambda: self.world.daemon.scorer.in_flight is not None)
-        self.world.daemon.scorer.answers(self.world.run.path, miou)
+        self.world.daemon.scorer.answers(self.world.run.path, miou, verdict)
         self.tick()
         self.tick()
 

@@ -189,7 +189,6 @@ class Soak(Watched):
                 self.stop_daemon(signal.SIGKILL)
                 self.start()
             case "daemon-term":
-                self.wait_for_progress("what came before a stop")
                 self.stop_daemon(signal.SIGTERM)
                 self.start()
             case "flip":

@@ -196,6 +196,12 @@ def test_stopped_while_it_waits_for_the_disk_nothing_is_left(broken, provoked, n
     assert not worker.alive()
     broken.mend_it()
     nothing_else_broke(broken, ended=False)
+    broken.configure(epochs=len(broken.history.epochs) + 3)
+    broken.scenario()
+    code, output = broken.run()
+    assert code == 0, output
+    assert broken.history.incidents == [], "that it was asked to leave was known, whatever the disk refused"
+    nothing_else_broke(broken)
 
 
 @fault(
