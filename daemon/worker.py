@@ -5,6 +5,7 @@ Reads what the worker leaves in its directory; shares no pipe and no memory with
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -92,10 +93,17 @@ class Worker:
         now: float,
         standby: Standby | None = None,
     ) -> Worker:
-        """Write the spec, start the process or let the standby become it, and have its exit told to the inbox."""
-        spec.directory.mkdir(parents=True, exist_ok=True)
+        """Write the spec, start the process or let the standby become it, and have its exit told to the inbox.
+
+        The caller's copy of the lock is closed in any case. Raises OSError where the disk refuses.
+        """
         path = spec.directory / SPEC
-        write_text(path, spec.model_dump_json(indent=1) + "\n")
+        try:
+            spec.directory.mkdir(parents=True, exist_ok=True)
+            write_text(path, spec.model_dump_json(indent=1) + "\n")
+        except BaseException:  # from here on whoever starts a process closes it, or gives it away
+            os.close(lock)
+            raise
         child = standby.hand_over("worker", path, spec.directory / LOG, lock) if standby is not None else None
         if child is None:
             child = process.spawn_worker(command, path, spec.directory / LOG, lock)

@@ -6,6 +6,7 @@ import errno
 import signal
 import subprocess
 import sys
+from queue import SimpleQueue
 
 import pytest
 from segwatch.daemon import farewell, process
@@ -91,3 +92,12 @@ def test_that_it_was_asked_is_known_where_the_disk_has_no_room_for_a_note(tmp_pa
     assert not farewell.was_killed_on_request(tmp_path)
     (tmp_path / SPEC).unlink()
     farewell.note_asked(tmp_path / "gone")  # nor does it keep anybody from stopping
+
+
+def test_a_disk_that_takes_no_spec_does_not_keep_the_lock(tmp_path):
+    lock = process.WorkerLock(tmp_path)
+    (tmp_path / "attempts").write_text("in the way")
+    spec = AttemptSpec.model_construct(run_dir=tmp_path, attempt=1)
+    with pytest.raises(OSError, match="attempts"):
+        Worker.spawn(spec, lock.acquire(), command=(), watch=WatchConfig(), inbox=SimpleQueue(), now=0.0)
+    assert lock.free()
