@@ -15,7 +15,7 @@ from .history import History
 from .process import Identity, WorkerLock, find_worker, stop
 from .rundir import RunDir
 from .store import EVENTS, read_events
-from .worker import running_worker
+from .worker import known_worker, running_worker
 
 PATIENCE_SECONDS = 90.0
 POLL_SECONDS = 0.2
@@ -42,11 +42,14 @@ def stop_run(run: RunDir, say: Callable[[str], None]) -> None:
 
 
 def stop_worker(run: RunDir, say: Callable[[str], None]) -> bool:
-    """End a worker that no daemon watches; whether there was one. Raises SegwatchError when it stays."""
+    """End a worker that no daemon watches, and what one has left behind; whether there was any. Raises SegwatchError
+    when it stays.
+    """
     if not (run.path / EVENTS).exists():
         return False
     history, lock = History.of(read_events(run.path)), WorkerLock(run.path)
-    return _end_worker(run, history, lock, say)
+    found = _end_worker(run, history, lock, say)
+    return _end_left_behind(history, lock, say) or found
 
 
 def _end_worker(run: RunDir, history: History, lock: WorkerLock, say: Callable[[str], None]) -> bool:
@@ -75,6 +78,22 @@ def _leaves_in_time(worker: Identity, run: RunDir, say: Callable[[str], None]) -
     if not _gone(worker, PATIENCE_SECONDS):
         raise SegwatchError(f"the worker (pid {worker.pid}) does not stop", where=run.path)
     return time.monotonic() - began < PATIENCE_SECONDS
+
+
+def _end_left_behind(history: History, lock: WorkerLock, say: Callable[[str], None]) -> bool:
+    """What a worker that is gone has started, and what may hold the device."""
+    found = False
+    for attempt in history.attempts[-2:]:
+        if lock.free() or attempt.spawned is None:
+            continue
+        known = [Identity.of(pid) for pid in lock.end_holders(known_worker(attempt.spawned))]
+        ended = [identity for identity in known if identity is not None]
+        if ended:
+            found = True
+            say(f"processes that attempt {attempt.number} left behind were killed: {[each.pid for each in ended]}")
+        for identity in ended:
+            _gone(identity, PATIENCE_SECONDS)
+    return found
 
 
 def _gone(identity: Identity, seconds: float) -> bool:

@@ -451,6 +451,11 @@ class Supervisor:
         if ended := self._diagnosing.end_left_over():
             self._screen.say(f"processes that a replay left behind were killed: {ended}")
 
+    def _leave_nobody(self) -> None:
+        """Nothing of a worker outlives the run: in a back-off, what the last one started may still hold the device."""
+        if not self._lock.free():
+            self._left_after_all()
+
     # --- telling, stopping, ending ---------------------------------------------------------------------------------
 
     def _update_alerts(self) -> None:
@@ -477,6 +482,7 @@ class Supervisor:
         if self._worker is not None or self._diagnosing.running:
             return
         if self._interrupt is not None:
+            self._leave_nobody()
             self._recorder.record(DaemonStopped(reason=signal.Signals(self._interrupt).name))
             self._exit_code = 128 + self._interrupt
         elif self._answers.settled and not self.history.unscored:
@@ -489,6 +495,7 @@ class Supervisor:
             upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints, self._cleared)
 
     def _close_run(self) -> None:
+        self._leave_nobody()
         self._tidy()
         if self.history.gave_up is not None:
             self._exit_code = self.history.gave_up.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from segwatch.daemon.events import (
 )
 from segwatch.daemon.history import History
 from segwatch.daemon.members import Epoch
+from segwatch.daemon.process import Identity
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill
 
@@ -70,6 +72,18 @@ class Daemon(Watched):
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return self.spawn([sys.executable, str(HERE / "run_with_fakes.py"), "run.toml", *arguments])
+
+    @property
+    def orphan(self) -> Identity | None:
+        """What a worker has left behind; `None` once it is gone, or only waits to be reaped."""
+        note = self.place / "orphan.pid"
+        found = Identity.of(int(note.read_text())) if note.exists() else None
+        return found if found is not None and found.alive() else None
+
+    def clean(self) -> None:
+        super().clean()
+        if self.orphan is not None:
+            self.orphan.send(signal.SIGKILL, group=False)
 
     def start_under(self, wrapper: list[str]) -> subprocess.Popen[str]:
         """As the child of another program, such as strace."""

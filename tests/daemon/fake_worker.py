@@ -172,8 +172,8 @@ class FakeWorker:
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "orphan":
                 lock = int(os.environ["SEGWATCH_LOCK_FD"])
-                child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
-                (self.spec.directory / "child.pid").write_text(str(child.pid))
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(lock,))
+                (self.spec.run_dir.parents[1] / "orphan.pid").write_text(str(child.pid))
                 os.kill(os.getpid(), signal.SIGKILL)
             case "torn":
                 self.write_raw(b'{"kind":"progress","time":1.0,"st')

@@ -128,6 +128,8 @@ class World:
         self.disk = Disk()
         self.worker: SimWorker | None = None
         self.worker_pid = FIRST_PID
+        self.left_behind: tuple[int, int] | None = None
+        """The pid of a worker that is gone, and the lock that a child of it still has in its hands."""
         self.diagnosis: SimDiagnosis | None = None
         self.replayed: list[int] = []
         """The incident of every diagnosis that was ever started."""
@@ -243,13 +245,22 @@ class World:
         self.worker.leave(code, message, cause)
         self.worker_dies(code)
 
-    def worker_dies(self, returncode: int) -> None:
+    def worker_dies(self, returncode: int, *, leaves_child: bool = False) -> None:
         gone, self.worker = self.worker, None
         assert gone is not None
+        if leaves_child:
+            self.left_behind = self.worker_pid, os.dup(gone.lock)
         gone.journal.close()
         os.close(gone.lock)
         if gone.tell is not None and self.daemon is not None:
             gone.tell(returncode)
+
+    def end_holders(self, leader: Identity) -> list[int]:
+        if self.left_behind is None or self.left_behind[0] != leader.pid:
+            return []
+        (_, lock), self.left_behind = self.left_behind, None
+        os.close(lock)
+        return [FIRST_PID - 1]
 
     def of_pid(self, pid: int) -> Identity:
         return Identity(pid, 0.0)
@@ -266,6 +277,7 @@ class World:
                 "find_worker": self.find,
             }.items():
                 patch.setattr(process, name, stand_in)
+            patch.setattr(process.WorkerLock, "end_holders", lambda _lock, leader: self.end_holders(leader))
             patch.setattr(Identity, "of", self.of_pid)
             patch.setattr(store, "_insert", self.insert)
             # Functions, not bound methods: the identity is what they are asked about.
@@ -283,6 +295,8 @@ class World:
             self.daemon.vanish()
         if self.worker is not None:
             self.worker_dies(-signal.SIGKILL)
+        if self.left_behind is not None:
+            os.close(self.left_behind[1])
         if self.diagnosis is not None:
             self.diagnosis_dies(-signal.SIGKILL)
 

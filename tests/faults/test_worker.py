@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon.events import Outcome
-from segwatch.daemon.process import Identity
+from segwatch.daemon.inbox import Interrupted
+from segwatch.daemon.stopping import stop_worker
 
 from .matrix import fault
 
@@ -207,15 +208,51 @@ def test_a_remedy_that_is_not_in_force_has_failed(daemon, provoked, nothing_else
     area="Worker",
     fault="a child of the worker outlives it and holds the device",
     promise="P4",
-    provoked="a process with the worker's lock in its hands; then SIGKILL of the worker alone",
+    provoked="a process with the worker's lock in its hands; then SIGKILL of the worker alone, and a stop",
 )
 def test_what_a_dead_worker_left_behind_is_killed_before_the_next_one_starts(daemon, provoked, nothing_else_broke):
     daemon.scenario(faults={"1:6": "orphan"})
-    assert_resumed_once(daemon, *daemon.run())
+    code, output = daemon.run()
     provoked()
-    orphan = Identity.of(int((daemon.run_dir / "attempts" / "001" / "child.pid").read_text()))
-    assert orphan is None or not orphan.alive()
+    assert_resumed_once(daemon, code, output)
+    assert "processes that attempt 1 left behind were killed" in output
+    assert daemon.orphan is None
     nothing_else_broke(daemon)
+
+
+@pytest.mark.parametrize("how", ["interrupt", "stop", "next daemon"])
+@fault(
+    "worker-orphaned-child",
+    area="Worker",
+    fault="a child of the worker outlives it and holds the device",
+    promise="P4",
+    provoked="a process with the worker's lock in its hands; then SIGKILL of the worker alone, and a stop",
+)
+def test_what_was_left_behind_in_a_back_off_is_ended_and_is_no_second_incident(night, how, provoked):
+    """The next attempt is planned and has no worker yet: nobody else is to blame for the lock, or to be asked."""
+    night.trains(1)
+    night.world.worker_dies(-signal.SIGKILL)
+    night.until(lambda: night.world.worker is not None)
+    night.world.worker_dies(-signal.SIGKILL, leaves_child=True)
+    provoked()
+    night.until(lambda: night.plan.attempt == 3)
+    assert night.plan.delay_seconds > 0
+    if how == "interrupt":
+        night.world.daemon.inbox.put(Interrupted(signal.SIGTERM))
+        night.tick()
+        assert night.world.daemon.exit_code == 143
+        assert night.world.left_behind is None
+    night.lose_daemon()
+    if how == "stop":
+        told: list[str] = []
+        assert stop_worker(night.world.run, told.append)
+        assert "processes that attempt 2 left behind were killed" in told[-1]
+        assert night.world.left_behind is None
+    night.begin_daemon()
+    night.until(lambda: night.world.worker is not None)
+    assert night.world.left_behind is None
+    assert night.world.spawned == [1, 2, 3]
+    assert len(night.history.incidents) == 2
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [("torn", 2), ("halves", 1)])
