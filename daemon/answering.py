@@ -6,7 +6,7 @@ The decision itself is `policy`'s, which is pure; here it gets its facts and its
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -343,7 +343,7 @@ class Answers:
                 remedy=remedy,
                 undoes=undoes,
                 puts_back=puts_back,
-                warm_up_steps=warm_up_steps or _rest_of_warm_up(attempt.plan, point.step if point else 0),
+                warm_up_steps=warm_up_steps or _warm_up_at(point.step if point else 0, self.history.attempts),
                 left_out=tuple(dict.fromkeys((*attempt.plan.left_out, *leave_out))),
                 delay_seconds=delay_seconds,
             )
@@ -363,9 +363,18 @@ class Answers:
             rollback.quarantine(self._run.path, broken.path, manifest)
 
 
-def _rest_of_warm_up(plan: AttemptPlanned, step: int) -> int:
-    """Of an attempt that ended in the middle of it; all of it where the next one begins before it did."""
-    return min(max(0, plan.resume_step + plan.warm_up_steps - step), plan.warm_up_steps)
+def _warm_up_at(step: int, attempts: Sequence[Attempt]) -> int:
+    """The warm-up of the newest attempt, at its whole length, where it is not over at `step`; else 0.
+
+    How much of it is behind is in the checkpoint: another length would be another warm-up, and begin anew.
+    """
+    plan = attempts[-1].plan
+    began = plan.resume_step
+    for earlier in reversed(attempts[:-1]):
+        if (earlier.plan.warm_up_steps, earlier.plan.lr) != (plan.warm_up_steps, plan.lr):
+            break
+        began = min(began, earlier.plan.resume_step)
+    return plan.warm_up_steps if step < began + plan.warm_up_steps else 0
 
 
 def _ended_by(incident: Incident, attempt: int) -> bool:

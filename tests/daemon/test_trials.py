@@ -106,15 +106,20 @@ def test_a_rate_comes_back_with_a_warm_up_to_what_a_person_wants(night):
     assert (night.plan.undoes, night.plan.lr, night.plan.amp) == ("lower-lr", 1e-3, "fp16")
 
 
-def test_the_rest_of_a_warm_up_is_the_next_attempts(night):
+def test_a_warm_up_that_is_not_over_is_asked_for_again_at_its_whole_length(tmp_path):
+    night = Night(tmp_path, extra="warm_up_steps = 3\nundo = false")
     night.trains(2)
     night.meets_a_nan()
     night.is_found("learning-rate", onset_step=5)
     assert night.plan.resume_step == 4
-    night.trains(1)
-    night.world.worker_dies(-9)
-    night.until(lambda: night.world.worker is not None)
-    assert (night.plan.remedy, night.plan.resume_step, night.plan.warm_up_steps) == ("resume", 6, 48)
+    asked = []
+    for _ in range(2):
+        night.trains(1)
+        night.world.worker_dies(-9)
+        night.until(lambda: night.world.worker is not None)
+        asked.append((night.plan.resume_step, night.plan.warm_up_steps))
+    assert asked == [(6, 3), (8, 0)], "it ended with step 7"
+    night.close()
 
 
 @pytest.mark.parametrize("asked", [True, False])
