@@ -26,7 +26,7 @@ from ..trainer.contract import Cause
 from ..trainer.diagnosis import DIAGNOSIS, DIAGNOSIS_LOG, DIAGNOSIS_SPEC, Diagnosis, DiagnosisSpec, Finding
 from . import process, rollback
 from .config import RunConfig
-from .events import Diagnosed
+from .events import Diagnosed, IncidentOpened
 from .history import History
 from .inbox import DiagnosisExited, Inbox
 from .members import Epoch, Incident
@@ -44,8 +44,10 @@ LIMIT_BYTES = 4 << 20
 WORDS_LIMIT = 600
 """Letters of a finding that are told to a person; the whole of it lies in diagnosis.json."""
 REPRODUCED = 2
-"""Good states from which a file has to go wrong before it is left out."""
+"""Different states from which a file has to go wrong before it is left out."""
 NOTE = "diagnosis"
+ONSETS = ("onset_step", "loss_high_since", "grad_norm_high_since")
+"""In the evidence of an incident: from which step on something was wrong."""
 
 
 class Begun(Record):
@@ -208,13 +210,12 @@ class Diagnosing:
         place = self._place(number)
         place.mkdir(parents=True, exist_ok=True)  # a worker that knew of no trouble has left nothing
         (place / DIAGNOSIS).unlink(missing_ok=True)
-        onset = opened.step if fallen is None else fallen.step
         spec = DiagnosisSpec(
             run_dir=self._run_dir,
             incident=number,
             attempt=opened.attempt if fallen is None else fallen.attempt,
             directory=str(place.relative_to(self._run_dir)),
-            good=tuple(rollback.good_before(self._run_dir, self._recorder.history, onset)),
+            good=tuple(good_states(self._run_dir, self._recorder.history, opened)),
             fallen=None if fallen is None else fallen.manifest,
             seconds=self._seconds,
         )
@@ -244,6 +245,16 @@ class Diagnosing:
 
     def _note(self, begun: Begun) -> None:
         self._recorder.note(NOTE, begun.model_dump_json())
+
+
+def good_states(run_dir: Path, history: History, opened: IncidentOpened) -> list[str]:
+    """The manifests of what a replay can begin from: good, and from before anything was wrong as far as that is known.
+
+    The onset is what worker or daemon saw themselves; scores that fell know it to the epoch.
+    """
+    seen = [opened.evidence.get(name) for name in ONSETS]
+    onset = min((step for step in seen if isinstance(step, int)), default=None)
+    return rollback.good_before(run_dir, history, opened.step, onset=onset)
 
 
 def fallen_epoch(run_dir: Path, history: History, incident: Incident) -> Epoch | None:

@@ -27,14 +27,13 @@ from ..errors import CorruptCheckpointError, RunHeldError, SegwatchError, UsageE
 from ..plain import one_line
 from ..trainer.contract import Cause
 from ..trainer.diagnosis import DIAGNOSIS, DIAGNOSIS_LOG, DIAGNOSIS_SPEC, STATE, Diagnosis, DiagnosisSpec
-from .diagnosing import BATCH, DIAGNOSIS_COMMAND, fallen_epoch
+from .diagnosing import BATCH, DIAGNOSIS_COMMAND, fallen_epoch, good_states
 from .freezing import frozen_config
 from .history import History
 from .ledger_page import read_diagnosis
 from .members import Incident
 from .postmortem import REPLAY_COLUMNS, first_words, incident_dir, replay_rows
 from .process import WorkerLock
-from .rollback import good_before
 from .rundir import RunDir
 from .store import read_events
 from .why import find_incident
@@ -186,7 +185,7 @@ def _good(run_dir: Path, history: History, incident: Incident, console: Console)
     """The good checkpoints that the first replay began from, wherever they are now; those that are gone are told of."""
     opened = incident.opened
     asked = _asked_before(incident_dir(run_dir, incident.number))
-    wanted = good_before(run_dir, history, opened.step) if asked is None else list(asked.good)
+    wanted = good_states(run_dir, history, opened) if asked is None else list(asked.good)
     for manifest in wanted:
         found = _where_it_is(run_dir, PurePosixPath(manifest).name, opened.attempt)
         if found is None:

@@ -43,15 +43,18 @@ def choose(
 
     `verified-good`: finite and scored without collapse, else the initial weights. `latest`: anything finite with its
     training state, from before an epoch that gave NaN in evaluation, whatever it says of itself. With `before_step`, of
-    the first step at which something was wrong, only what is older. `None` means that nothing usable was ever
-    committed: start from the beginning.
+    the first step at which something was wrong, only what is older, and of the recoveries only what led to a good epoch
+    before it. `None` means that nothing usable was ever committed: start from the beginning.
     """
     broken: list[Broken] = []
     before_step = _earlier(before_step, _not_finite_from(history))
+    proved_until = None if before_step is None else _proved_until(history, before_step)
     for path, manifest in _newest_first(run_dir, history, broken):
         if not _resumable(path, manifest) or not _wanted(manifest, history, want):
             continue
         if before_step is not None and manifest.step >= before_step and manifest.role is not Role.INITIAL:
+            continue
+        if not _is_proved(manifest, proved_until):
             continue
         try:
             for stored in _files(manifest):
@@ -78,14 +81,20 @@ def _earlier(one: int | None, other: int | None) -> int | None:
     return min((step for step in (one, other) if step is not None), default=None)
 
 
-def good_before(run_dir: Path, history: History, step: int, number: int = 2) -> list[str]:
+def good_before(run_dir: Path, history: History, step: int, *, onset: int | None = None, number: int = 2) -> list[str]:
     """The newest checkpoints from before a step that hold good training states, as manifests; at most `number`.
 
     Good: finite, not known to be worse than that, and with the bytes that were committed. Each of another step: what
     goes wrong from two of them goes wrong from two different states. A broken one is passed over; `choose` tells of it.
+
+    No score says anything of a recovery: where it is known from which step on something was wrong (`onset`), only those
+    that led to a good epoch before it are good. Where it is not, the newest is near and worth one of the places.
     """
+    step = step if onset is None else min(step, onset)
+    proved_until = _proved_until(history, step)
     found: list[str] = []
     steps: set[int] = set()
+    guesses = 0 if onset is not None else 1
     for path, manifest in _newest_first(run_dir, history, []):
         if len(found) == number:
             break
@@ -94,12 +103,27 @@ def good_before(run_dir: Path, history: History, step: int, number: int = 2) -> 
         epoch = history.epochs.get((manifest.attempt, manifest.epoch)) if manifest.role is Role.EPOCH else None
         if not manifest.finite or (epoch is not None and epoch.verified_good is False):
             continue
+        proved = _is_proved(manifest, proved_until)
+        if not proved and guesses == 0:
+            continue
         with contextlib.suppress(CorruptCheckpointError):
             for stored in _files(manifest):
                 verify_file(path.parent, stored)
             found.append(str(path.relative_to(run_dir)))
             steps.add(manifest.step)
+            guesses -= not proved
     return found
+
+
+def _proved_until(history: History, before_step: int) -> int | None:
+    """The step of the last verified-good epoch before `before_step`; `None` where there is none to go by."""
+    good = (epoch.step for epoch in reversed(history.lineage()) if epoch.step < before_step and epoch.verified_good)
+    return next(good, None)
+
+
+def _is_proved(manifest: Manifest, until: int | None) -> bool:
+    """Whether a recovery led to a good epoch; everything else says by itself how good it is."""
+    return manifest.role is not Role.RECOVERY or until is None or manifest.step <= until
 
 
 def _resumable(path: Path, manifest: Manifest) -> bool:

@@ -17,7 +17,7 @@ from segwatch.checkpoints.manifest import (
     sha256_of,
     verify_file,
 )
-from segwatch.daemon.rollback import ResumePoint, choose, quarantine, supersede
+from segwatch.daemon.rollback import ResumePoint, choose, good_before, quarantine, supersede
 from segwatch.durable import write_text
 
 
@@ -239,6 +239,50 @@ def test_files_that_are_no_checkpoints_of_ours_are_not_looked_at(disk, run):
         (disk.directory / name).write_text("{")
     (disk.directory / "superseded").mkdir()
     assert chosen(disk, run, "latest") == "initial"
+
+
+# --- before something went wrong ----------------------------------------------------------------------------------
+
+
+def good(disk: Checkpoints, run, step: int, **more: object) -> list[str]:
+    return [Path(manifest).stem for manifest in good_before(disk.run_dir, run.history, step, **more)]
+
+
+@pytest.fixture
+def fell(disk, run) -> Checkpoints:
+    """Epochs 1 to 5 are good, the sixth (steps 51 to 60) fell, and a recovery lies in the middle of each."""
+    disk.initial()
+    for epoch, miou in ((1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5), (6, 0.1)):
+        disk.epoch(epoch)
+        run.trains(epoch, miou)
+        disk.recovery(10 * epoch - 5)
+    return disk
+
+
+def test_a_recovery_of_the_epoch_that_fell_is_neither_good_nor_gone_back_to(fell, run):
+    assert good(fell, run, 60, onset=60) == ["checkpoint_epoch5", "recovery_step45"]
+    point, _ = choose(fell.run_dir, run.history, "latest", before_step=60)
+    assert Path(point.manifest).stem == "checkpoint_epoch5"
+
+
+def test_nothing_behind_the_onset_is_good_however_far_behind_it_the_trouble_came(fell, run):
+    assert good(fell, run, 60, onset=35) == ["checkpoint_epoch3", "recovery_step25"]
+
+
+def test_where_no_onset_is_known_one_recovery_that_no_score_bears_out_may_count(disk, run):
+    disk.epoch(1)
+    run.trains(1, 0.5)
+    for step in (13, 16, 19):
+        disk.recovery(step)
+    assert good(disk, run, 20) == ["recovery_step19", "checkpoint_epoch1"]
+    assert good(disk, run, 20, onset=18) == ["checkpoint_epoch1"]
+
+
+def test_before_the_first_good_epoch_a_recovery_from_before_the_onset_is_better_than_the_beginning(disk, run):
+    disk.initial()
+    disk.recovery(5)
+    point, _ = choose(disk.run_dir, run.history, "latest", before_step=8)
+    assert (point.step, good(disk, run, 9, onset=8)) == (5, ["recovery_step5", "initial"])
 
 
 # --- the moves -----------------------------------------------------------------------------------------------------
