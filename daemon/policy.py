@@ -236,7 +236,7 @@ def _not_repeatable(settings: Settings, past: Sequence[Past], ending: Ending, di
         "latest",
         "resume",
         f"{ending.cause} in epoch {ending.epoch_under_way} is transient, {told}: resume with nothing changed",
-        before_step=diagnosis.onset_step if ending.cause in OVERSHOT else None,
+        before_step=diagnosis.onset_step,
     )
 
 

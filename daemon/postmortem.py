@@ -305,7 +305,7 @@ def first_words(first: FirstNonFinite) -> str:
 
 def _bad_file(known: Postmortem, file: BadFile) -> Iterator[str]:
     mask = "" if file.mask is None else f", with its mask {code(file.mask)}"
-    yield f"Bad file: {code(file.image)}{mask}: {one_line(file.what)}. Reproduced from {file.reproduced} good states."
+    yield f"Bad file: {code(file.image)}{mask}: {one_line(file.what)}. Reproduced from {file.witnesses}."
     picture = None if file.picture is None else Path(file.picture).name
     if picture is not None and picture in known.present:
         yield f"![image and mask, with the values that do not belong marked]({picture})"

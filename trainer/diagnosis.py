@@ -96,11 +96,20 @@ class BadFile(Record):
     """Its name in the training split."""
     mask: str | None = None
     reproduced: int
-    """From how many different good states."""
+    """From how many different states."""
+    at_incident: bool = False
+    """Whether one of them is the state at the incident, of which nobody knows how good it is."""
     what: str
     """In words: the values that do not belong, or that nothing can be seen in the file itself."""
     picture: str | None = None
     """PNG beside the answer: the image, and its mask with the bad values marked."""
+
+    @property
+    def witnesses(self) -> str:
+        """In words, from what it was reproduced."""
+        good = self.reproduced - self.at_incident
+        words = f"{good} good state{'' if good == 1 else 's'}"
+        return f"{words} and the state at the incident" if self.at_incident else words
 
 
 class Diagnosis(Record):

@@ -28,6 +28,12 @@ CONFIRMING_STEPS = 3
 """Behind the step that failed: finite once may be luck, and the next steps cost little."""
 SCALER_STEPS = 12
 """An fp16 scaler needs some steps to lose."""
+SANE_TIMES = 100.0
+"""A loss so many times the usual is finite and nothing more: a single hard batch gives twenty times it at most."""
+SANE_FROM = 1.0
+"""The least that counts as usual: an untrained network may meet the batch too."""
+ROBUST_GROWTH = 10.0
+"""Figures that grew by less may have done so by learning: norms double and treble in the first epochs."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,12 @@ class Inquiry:
             return self.left.high_since
         return self.onset.step
 
+    @property
+    def _wrong_since(self) -> int | None:
+        """The onset, where the growth is more than learning may bring about."""
+        grew = self.onset is not None and self.onset.highest >= ROBUST_GROWTH * self.onset.before
+        return self.onset_step if grew else self.left.high_since
+
     def answer(self, *, seconds: float = 0.0) -> Diagnosis:
         """`seconds` is what was spent before."""
         try:
@@ -92,7 +104,7 @@ class Inquiry:
             first_nonfinite=None if answer.finding is Finding.TRANSIENT else self._first,
             files=answer.files,
             bf16_is_finite=self.bf16_is_finite,
-            onset_step=self.onset_step,
+            onset_step=self._wrong_since if answer.finding is Finding.TRANSIENT else self.onset_step,
             device=str(self.replayer.device),
             seconds=seconds + sum(row.seconds for row in self.rows),
         )
@@ -108,10 +120,10 @@ class Inquiry:
                 Finding.UNKNOWN, "the state at the incident is not usable, and there is no good one to begin from"
             )
         if same.finite:
-            return self._transient(same)
+            return self._finite_again(start, same)
         amp = self.replayer.spec.amp
         full = same if amp is Amp.OFF else self._other_precisions(start, same)
-        if full.finite:
+        if self._sane(full):
             return self._precision(same, full)
         return self._data_or_state(start, full)
 
@@ -119,22 +131,72 @@ class Inquiry:
         """Where the replay began, and what it showed; `None` where there is nothing to begin from."""
         spec, step = self.replayer.spec, self.left.place.step
         usable = self.held is not None and self.replayer.usable(self.held)
+        good = self._before(self._wrong_since)
         if usable and self.left.cause is not Cause.NAN_WEIGHTS:
             assert self.held is not None
             start = self.held.at(self.left.place)
             shown = self._forward(start, self._through, spec.amp)
-            if not shown.finite or self.left.cause is not Cause.AMP_UNSTABLE or not self.good:
+            if not shown.finite or self.left.cause is not Cause.AMP_UNSTABLE or not good:
                 return start, shown
-        if not self.good:
+        if not good:
             return None, None
-        return self.good[0], self._forward(
-            self.good[0], max(step, self.good[0].position.step) + CONFIRMING_STEPS, spec.amp
-        )
+        return good[0], self._forward(good[0], max(step, good[0].position.step) + CONFIRMING_STEPS, spec.amp)
+
+    def _before(self, step: int | None) -> list[Held]:
+        """The good states from before `step`, newest first; `None` is the incident, before which all of them lie."""
+        return [good for good in self.good if step is None or good.position.step < step]
+
+    def _sane(self, shown: Shown) -> bool:
+        """Finite, with losses of the size that this run knows: 3e32 is a finite number too."""
+        return shown.finite and all(loss <= self._sane_loss for _, loss, _ in shown.figures)
+
+    @property
+    def _sane_loss(self) -> float:
+        levels = [statistics.median(good.position.losses) for good in self.good if good.position.losses]
+        seen = [loss for _, loss, _ in self.left.recent if loss is not None and math.isfinite(loss)]
+        usual = max(levels, default=min(seen, default=math.inf))
+        return SANE_TIMES * max(usual, SANE_FROM)
 
     @property
     def _through(self) -> int:
         more = SCALER_STEPS if self.left.cause is Cause.AMP_UNSTABLE else CONFIRMING_STEPS
         return self.left.place.step + more
+
+    def _finite_again(self, start: Held, same: Shown) -> Answer:
+        """Finite with nothing changed. Was the step all that was wrong, or were the weights on their way already?"""
+        shown, since = same, self._wrong_since
+        if self._at_the_incident(start) and not (since is None and self._sane(same)):
+            before = next(iter(self._before(since)), None)
+            how = f"is finite, with a loss of {_said(same.row.loss)},"
+            if before is None:
+                return self._state("no good state lies before it to repeat the way from", how=how)
+            try:
+                shown = self._forward(before, self.left.place.step, self.replayer.spec.amp)
+            except OutOfTimeError as error:
+                return self._state(f"the way there could not be repeated: {error}", how=how)
+        if not self._sane(shown) or self._grows_again(shown):
+            return self._state_again(shown)
+        return self._transient(shown)
+
+    def _at_the_incident(self, start: Held) -> bool:
+        return self.held is not None and start.name == self.held.name
+
+    def _grows_again(self, shown: Shown) -> bool:
+        """Whether what grew comes nearer to what the worker saw than to what was usual, as a ratio."""
+        onset, since = self.onset, self._wrong_since
+        if onset is None or since is None:
+            return False
+        column = 1 if onset.figure == "loss" else 2
+        seen = {row[0]: row[column] for row in self.left.recent}
+        pairs = [
+            (figures[column], then)
+            for figures in shown.figures
+            if figures[0] >= since and (then := seen.get(figures[0])) is not None and math.isfinite(then)
+        ]
+        if not pairs:
+            return False
+        now, then = (statistics.median(side) for side in zip(*pairs, strict=True))
+        return bool(now > math.sqrt(onset.before * then))
 
     def _transient(self, same: Shown) -> Answer:
         row = same.row
@@ -156,8 +218,11 @@ class Inquiry:
 
     def _precision(self, same: Shown, full: Shown) -> Answer:
         amp = self.replayer.spec.amp
-        if self.onset is not None and self.good and self._once(self.good[0], same.last, amp).finite:
-            return self._state("the same step is finite without AMP, but it is finite under it as well")
+        good = next(iter(self._before(self.onset.step)), None) if self.onset is not None else None
+        if good is not None and self._sane(self._once(good, same.last, amp)):
+            return self._state(
+                f"the same step is finite without AMP, but it is finite under it as well from {good.name}"
+            )
         also = {True: " and in bf16", False: ", and not in bf16", None: ""}[self.bf16_is_finite]
         return Answer(
             Finding.PRECISION,
@@ -167,32 +232,39 @@ class Inquiry:
 
     def _data_or_state(self, start: Held, full: Shown) -> Answer:
         """Not finite in fp32, or raised: is it these files, whatever the weights are?"""
-        place = full.last
-        tried = [(good, self._once(good, place, Amp.OFF)) for good in self.good]
-        sick = [good for good, shown in tried if not shown.finite]
+        place, what = full.last, full.row.message or f"the loss is {_said(full.row.loss)}"
+        good = self._before(self._wrong_since)
+        tried = [(state, self._once(state, place, Amp.OFF)) for state in good]
+        if not tried and self._wrong_since is not None:
+            return self._state("no good state is left from before that to compare with")
         if not tried:
-            return Answer(
-                Finding.UNKNOWN, f"{full.row.message}, in fp32 too, and there is no good state to compare with"
-            )
-        if len(sick) < len(tried):
-            return self._state("the same images are fine")
+            return Answer(Finding.UNKNOWN, f"{what}, in fp32 too, and there is no good state to compare with")
+        fine = next((state for state, shown in tried if self._sane(shown)), None)
+        if fine is not None:
+            return self._state(f"the same images are fine from {fine.name}")
         control = self.replayer.beside(place)
         if control is None:
-            return Answer(Finding.UNKNOWN, f"{full.row.message}, and the epoch has no other step to compare with")
-        if not any(state.name == start.name for state in sick):
-            sick.append(start)
-        witnesses = [state for state in sick if self._once(state, control, Amp.OFF).finite]
+            return Answer(Finding.UNKNOWN, f"{what}, and the epoch has no other step to compare with")
+        sick = self._distinct([*good, start])
+        witnesses = [state for state in sick if self._sane(self._once(state, control, Amp.OFF))]
         if len(witnesses) < 2:
             return Answer(
                 Finding.UNKNOWN,
-                f"{full.row.message}, from {_states(sick)}; but other images are fine from {len(witnesses)} of "
+                f"{what}, from {_states(sick)}; but other images are fine from {len(witnesses)} of "
                 "them only, and two good states are needed to blame a file",
             )
         return self._data(full, place, witnesses)
 
-    def _state(self, but: str) -> Answer:
+    def _distinct(self, states: Sequence[Held]) -> list[Held]:
+        """Without what has the same weights as one before it: one witness heard twice is one witness."""
+        found: list[Held] = []
+        for state in states:
+            if not any(self.replayer.alike(state, other) for other in found):
+                found.append(state)
+        return found
+
+    def _state(self, but: str, *, how: str = "fails") -> Answer:
         """The state at the incident was not good any more."""
-        good = self.good[0].name
         grew = "no growth of loss or gradient norm is to be seen before it"
         if self.onset is not None:
             grew = (
@@ -201,7 +273,7 @@ class Inquiry:
             )
         return Answer(
             Finding.LEARNING_RATE,
-            f"step {self.left.place.step} fails from the state at the incident; {but} from {good}: {grew}",
+            f"step {self.left.place.step} {how} from the state at the incident; {but}: {grew}",
         )
 
     def _data(self, full: Shown, place: Place, witnesses: Sequence[Held]) -> Answer:
@@ -213,27 +285,36 @@ class Inquiry:
         which = f"{len(place.indices)} images, of which none is bad alone"
         if files:
             which = ", ".join(f"{file.image} ({file.what})" for file in files)
+        what = full.row.message or f"the loss is {_said(full.row.loss)}"
         return Answer(
             Finding.DATA,
-            f"{full.row.message}, from {_states(witnesses)}, where other images are fine: {which}",
+            f"{what}, from {_states(witnesses)}, where other images are fine: {which}",
             files=files,
         )
 
     def _fails(self, state: Held, place: Place, indices: Sequence[int]) -> bool:
-        return not self._once(state, replace(place, indices=tuple(indices)), Amp.OFF).finite
+        return not self._sane(self._once(state, replace(place, indices=tuple(indices)), Amp.OFF))
 
     def _bad_file(self, index: int, place: Place, witnesses: Sequence[Held]) -> BadFile:
         replayer = self.replayer
-        reproduced = sum(self._fails(state, place, [index]) for state in witnesses)
+        failing = [state for state in witnesses if self._fails(state, place, [index])]
         looked = bad_values.look(replayer.cache, replayer.data, index)
         pair = replayer.cache.pair(index)
         picture = f"bad-file-{index}.png"
+        bad = BadFile(
+            image=pair.image,
+            mask=pair.mask,
+            reproduced=len(failing),
+            at_incident=any(self._at_the_incident(state) for state in failing),
+            what=looked.what,
+            picture=picture,
+        )
         try:
             bad_values.draw(replayer.cache, replayer.data, index, looked, self.left.directory / picture)
         except OSError as error:
             log.warning("no picture of %s: %s", pair.image, error)
-            return BadFile(image=pair.image, mask=pair.mask, reproduced=reproduced, what=looked.what)
-        return BadFile(image=pair.image, mask=pair.mask, reproduced=reproduced, what=looked.what, picture=picture)
+            return bad.model_copy(update={"picture": None})
+        return bad
 
     # --- a loss that stayed high
 

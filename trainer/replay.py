@@ -140,10 +140,18 @@ class Replayer:
 
     def usable(self, held: Held) -> bool:
         """Whether parameters and moments are finite; running statistics do not enter a training step."""
-        parameters = {name for name, _ in self._model.named_parameters()}
-        weights = {name: tensor for name, tensor in held.weights.items() if name in parameters}
-        fits = weights.keys() == parameters
+        weights, parameters = self._parameters_of(held), dict(self._model.named_parameters())
+        fits = weights.keys() == parameters.keys()
         return fits and not files.nonfinite_tensors({**weights, "optimizer": held.training["optimizer"]["state"]})
+
+    def alike(self, one: Held, other: Held) -> bool:
+        """Whether a step computes the same from both: bit by bit, running statistics aside."""
+        mine, theirs = self._parameters_of(one), self._parameters_of(other)
+        return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+    def _parameters_of(self, held: Held) -> dict[str, Tensor]:
+        known = {name for name, _ in self._model.named_parameters()}
+        return {name: tensor for name, tensor in held.weights.items() if name in known}
 
     # --- replays
 

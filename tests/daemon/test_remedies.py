@@ -63,10 +63,11 @@ def test_the_third_in_one_place_is_no_accident_and_the_ladder_guesses(steps, rem
     assert ("this is time 3 in one place; guessed: " in answer.because) == (remedy == "amp-off")
 
 
-def test_a_spike_that_does_not_come_back_is_resumed_from_before_it_began():
-    answer = answered("transient", end=ending(Cause.LOSS_SPIKE), onset_step=90)
+@pytest.mark.parametrize("cause", [Cause.LOSS_SPIKE, Cause.NAN_LOSS])
+def test_what_does_not_come_back_is_resumed_from_before_anything_grew(cause):
+    answer = answered("transient", end=ending(cause), onset_step=90)
     assert (answer.resume, answer.before_step, answer.remedy) == ("latest", 90, "resume")
-    assert answered("transient", onset_step=90).before_step is None  # nothing not finite is ever committed
+    assert answered("transient", end=ending(cause)).before_step is None
 
 
 @pytest.mark.parametrize(
