@@ -17,6 +17,7 @@ from .config import RunConfig
 from .diagnosing import Diagnosing
 from .events import AttemptEnded, AttemptPlanned, Diagnosed, Evidence, GaveUp, Outcome
 from .farewell import Condemned
+from .findings import late_steps, place_of
 from .freezing import frozen_data
 from .history import History
 from .incidents import open_incident
@@ -258,7 +259,7 @@ class Answers:
             remedy = policy.remedy_of(answer.remedy) if answer else None
             diagnosis = self.history.diagnoses.get(incident.number)
             finding = None if diagnosis is None else diagnosis.finding
-            past.append(policy.Past(opened.cause, remedy, progress, opened.step, finding))
+            past.append(policy.Past(opened.cause, remedy, progress, place_of(incident), finding))
             before = opened.attempt
         return past
 
@@ -275,7 +276,8 @@ class Answers:
             stepped=ended.stepped,
             ever_stepped=drilled or any(a.ended is not None and a.ended.stepped for a in self.history.attempts),
             progress=self.history.progressed(max(earlier, default=0), ended.attempt),
-            step=ended.step if incident is None else incident.opened.step,
+            step=ended.step if incident is None else place_of(incident),
+            late_steps=late_steps(self.history, ended.attempt),
         )
 
     def _plan_restart(self, attempt: Attempt, undecided: Undecided, decision: policy.Restart) -> None:

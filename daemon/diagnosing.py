@@ -319,5 +319,6 @@ def _read(path: Path, incident: int) -> Diagnosed | None:
         files=tuple(file.image for file in found.files if file.reproduced >= REPRODUCED),
         bf16_is_finite=found.bf16_is_finite,
         onset_step=found.onset_step,
+        device_check=one_line(found.device_check)[:WORDS_LIMIT],
         seconds=found.seconds,
     )

@@ -276,6 +276,8 @@ class Diagnosed(Record):
     """Images that go wrong from two different good states."""
     bf16_is_finite: bool | None = None
     onset_step: int | None = None
+    device_check: str = ""
+    """What the device made of a task whose answer is known, in words; empty where it was not asked."""
     seconds: float = 0.0
 
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..trainer.contract import READBACK_STEPS
 from ..trainer.diagnosis import Finding
 from .alert import Alert
-from .events import Severity
+from .events import Evidence, Severity
 from .history import History
 from .members import Incident
 
-SAME_PLACE_STEPS = 20
-"""As far as two incidents may lie apart and still be in one place: a GPU is read back up to so many steps late."""
+
+def late_steps(history: History, attempt: int) -> int:
+    """As far as two incidents of this attempt's device may lie apart and still be in one place.
+
+    Where figures arrive at once, as on the CPU, that is the same step; in an epoch of four steps nearly everything lies
+    near everything else.
+    """
+    started = history.attempt(attempt).started
+    return READBACK_STEPS if started is not None and started.device.startswith("cuda") else 0
+
+
+def place_of(incident: Incident) -> int:
+    """The step at which it was, or began: scores that fell are seen long after it, and never twice equally long."""
+    onset = incident.opened.evidence.get("onset_step")
+    return onset if isinstance(onset, int) else incident.opened.step
 
 
 def advice_of_finding(history: History, incident: Incident) -> str | None:
@@ -33,10 +47,11 @@ def suspect_device(history: History) -> Iterator[Alert]:
     transient = [i for i in history.incidents if _is_transient(history, i)]
     for incident in unsettled:
         opened = incident.opened
+        apart = late_steps(history, opened.attempt)
         before = [
             other
             for other in transient
-            if other.number < incident.number and abs(other.opened.step - opened.step) <= SAME_PLACE_STEPS
+            if other.number < incident.number and abs(place_of(other) - place_of(incident)) <= apart
         ]
         if before:
             first = before[0]
@@ -46,12 +61,23 @@ def suspect_device(history: History) -> Iterator[Alert]:
                 severity=Severity.WARNING,
                 cause=f"{opened.cause} at step {opened.step} could not be repeated, and neither could "
                 f"{first.opened.cause} at step {first.opened.step}: the same steps on the same data came out finite",
-                evidence={"step": opened.step, "earlier_step": first.opened.step, "times": len(before) + 1},
+                evidence={
+                    "step": opened.step,
+                    "earlier_step": first.opened.step,
+                    "times": len(before) + 1,
+                    **_checked(history, incident),
+                },
                 action="Training goes on; the next time in this place counts as no accident any more.",
                 advice="Check the device: a memory test, dmesg for Xid and ECC errors, temperature and power. On the "
                 "CPU: memory (memtester), overclocking.",
                 drill=None if opened.drill is None else str(opened.drill),
             )
+
+
+def _checked(history: History, incident: Incident) -> Evidence:
+    """What the process that replayed it saw of the device."""
+    words = history.diagnoses[incident.number].device_check
+    return {"device_check": words} if words else {}
 
 
 def _is_transient(history: History, incident: Incident) -> bool:

@@ -16,7 +16,6 @@ from ..trainer.contract import Cause
 from ..trainer.diagnosis import Finding
 from .config import RecoveryConfig
 from .events import Diagnosed, Outcome
-from .findings import SAME_PLACE_STEPS
 
 Remedy = Literal["lower-lr", "amp-off", "bf16", "micro-batch", "leave-out", "resume"]
 ResumeFrom = Literal["verified-good", "latest"]
@@ -58,6 +57,7 @@ class Past:
     progress: bool | None
     """Whether a newer verified-good epoch stood between the incident before it and this one; `None` is unknown."""
     step: int = 0
+    """At which it was, or began."""
     finding: Finding | None = None
 
 
@@ -76,7 +76,9 @@ class Ending:
     progress: bool | None
     """Whether a newer verified-good epoch has come since the incident before."""
     step: int = 0
-    """Of the incident."""
+    """At which the incident was, or began."""
+    late_steps: int = 0
+    """So many steps apart, two incidents are in one place all the same: the device tells its figures late."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,10 @@ def _spent_budget(past: Sequence[Past], ending: Ending, config: RecoveryConfig) 
     return None
 
 
-def transients_here(past: Sequence[Past], step: int) -> int:
-    """How often something at about this step could not be repeated."""
-    return sum(p.finding is Finding.TRANSIENT and abs(p.step - step) <= SAME_PLACE_STEPS for p in past)
+def transients_here(past: Sequence[Past], ending: Ending) -> int:
+    """How often something in this place could not be repeated."""
+    near = [each for each in past if abs(each.step - ending.step) <= ending.late_steps]
+    return sum(each.finding is Finding.TRANSIENT for each in near)
 
 
 def _known_remedy(
@@ -196,7 +199,7 @@ def _known_remedy(
     numeric = ending.outcome is Outcome.UNSTABLE
     where = f"{ending.cause} in epoch {ending.epoch_under_way}"
     match diagnosis.finding:
-        case Finding.TRANSIENT if numeric and transients_here(past, ending.step) < TRUSTED_TRANSIENTS:
+        case Finding.TRANSIENT if numeric and transients_here(past, ending) < TRUSTED_TRANSIENTS:
             return _not_repeatable(settings, past, ending, diagnosis)
         case Finding.PRECISION if settings.amp is not Amp.OFF:
             return _wider(settings, diagnosis, f"{where} is the precision")
@@ -229,7 +232,7 @@ def _said(diagnosis: Diagnosed) -> str:
 
 
 def _not_repeatable(settings: Settings, past: Sequence[Past], ending: Ending, diagnosis: Diagnosed) -> Restart:
-    again = transients_here(past, ending.step) > 0
+    again = transients_here(past, ending) > 0
     told = "for the second time in one place, which points at the device" if again else "it does not come back"
     return Restart(
         settings,
@@ -244,7 +247,7 @@ def _guessed(decision: Decision, past: Sequence[Past], ending: Ending, diagnosis
     """With a word on why the ladder had to decide."""
     if diagnosis is None:
         return decision
-    times = transients_here(past, ending.step) + 1
+    times = transients_here(past, ending) + 1
     if diagnosis.finding is Finding.UNKNOWN:
         why = f"what it was could not be found out ({_said(diagnosis)})"
     elif diagnosis.finding is Finding.TRANSIENT:

@@ -26,6 +26,9 @@ WORKER_LOCK = "worker.lock"
 WORKER_LOCK_FD = "SEGWATCH_LOCK_FD"
 """Environment variable that tells the worker which inherited descriptor is the lock."""
 
+READBACK_STEPS = 8
+"""So many steps late at most the worker sees the figures of a step on a GPU; on the CPU it sees them at once."""
+
 
 class ExitCode(IntEnum):
     FINISHED = 0

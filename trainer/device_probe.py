@@ -16,6 +16,10 @@ from typing import Any
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")
 """PCI classes of a graphics card and of a card that only computes."""
+PRODUCTS, WIDTH = 8, 512
+PATTERNS = (0x55, 0xAA)
+"""Bytes whose neighbouring bits differ, and their opposite."""
+PATTERN_BYTES = 64 << 20
 
 
 def main() -> int:
@@ -80,6 +84,29 @@ def gpu_facts(torch: Any, index: int) -> dict[str, Any]:
     except RuntimeError as error:
         return {"name": name, "free": None, "total": None, "error": str(error).splitlines()[0]}
     return {"name": name, "free": free, "total": total, "error": None if works else "it cannot add"}
+
+
+def tried_out(torch: Any, device: Any) -> str:
+    """What `device` makes of products and of memory whose contents are known, in words; takes a moment."""
+    try:
+        wrong_products = sum(_is_wrong_product(torch, device) for _ in range(PRODUCTS))
+        wrong_bytes = sum(_wrong_bytes(torch, device, value) for value in PATTERNS)
+    except RuntimeError as error:
+        return f"{device} fails: {str(error).splitlines()[0]}"
+    if wrong_products or wrong_bytes:
+        return f"{device}: {wrong_products} of {PRODUCTS} matrix products and {wrong_bytes} bytes of memory are wrong"
+    return f"{device}: {PRODUCTS} matrix products and {PATTERN_BYTES >> 20} MiB of memory came out right"
+
+
+def _is_wrong_product(torch: Any, device: Any) -> bool:
+    """Of small whole numbers, which every precision and every order of summing gets exactly."""
+    rows, columns = (torch.arange(WIDTH, device=device).remainder(modulus).float() for modulus in (5, 3))
+    product = rows[:, None].expand(WIDTH, WIDTH).contiguous() @ columns[None, :].expand(WIDTH, WIDTH).contiguous()
+    return not bool((product == WIDTH * rows[:, None] * columns[None, :]).all())
+
+
+def _wrong_bytes(torch: Any, device: Any, value: int) -> int:
+    return int((torch.full((PATTERN_BYTES,), value, dtype=torch.uint8, device=device) != value).sum())
 
 
 def _text(path: Path) -> str:

@@ -88,7 +88,7 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
         replayer = Replayer(spec, data, cache, find_device(spec.device), Deadline(asked.seconds))
         fallen = load_fallen(asked.run_dir / asked.fallen)
         diagnosis = diagnose_fall(replayer, fallen, list(_good(replayer, asked.good)))
-        return diagnosis.model_copy(update={"seconds": time.monotonic() - began})
+        return _finished(diagnosis, replayer, began)
     try:
         left = read_left(directory)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -100,8 +100,17 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
         device = torch.device("cpu")
     replayer = Replayer(spec, data, cache, device, Deadline(asked.seconds))
     inquiry = Inquiry(replayer, left, held_at(directory / STATE), list(_good(replayer, asked.good)))
-    diagnosis = inquiry.answer()
-    return diagnosis.model_copy(update={"seconds": time.monotonic() - began})
+    return _finished(inquiry.answer(), replayer, began)
+
+
+def _finished(diagnosis: Diagnosis, replayer: Replayer, began: float) -> Diagnosis:
+    """With the time that all of it took, and where nothing could be repeated with a look at the device."""
+    import torch
+
+    from .device_probe import tried_out
+
+    checked = tried_out(torch, replayer.device) if diagnosis.finding is Finding.TRANSIENT else ""
+    return diagnosis.model_copy(update={"device_check": checked, "seconds": time.monotonic() - began})
 
 
 def unknown(because: str, seconds: float) -> Diagnosis:

@@ -126,4 +126,6 @@ class Diagnosis(Record):
     onset_step: int | None = None
     """The step from which on norms or losses grew; `None` where nothing did."""
     device: str
+    device_check: str = ""
+    """What the device made of a task whose answer is known, in words; asked where nothing could be repeated."""
     seconds: float

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoints.manifest import NEGATIVE
 from .config import Amp
-from .contract import Cause
+from .contract import READBACK_STEPS, Cause
 from .spikes import RECENT, STAYS, Watch
 
 Evidence = dict[str, float | int | str | None]
@@ -242,7 +242,7 @@ class Readback(Generic[Context]):
     steps late, and only then, with the GPU that far behind, does the host wait.
     """
 
-    def __init__(self, device: torch.device, *, depth: int = 8) -> None:
+    def __init__(self, device: torch.device, *, depth: int = READBACK_STEPS) -> None:
         self._on_gpu = device.type == "cuda"
         self._depth = depth
         self._here: deque[tuple[Context, list[float]]] = deque()

@@ -247,7 +247,14 @@ class Story:
         return Gain(against_attempt=epoch.attempt, against_epoch=epoch.epoch, difference=difference, low=low, high=high)
 
     def suffers(
-        self, cause: Cause, *, step: int = 15, epoch: int = 2, fatal: bool = True, drill: Drill | None = None
+        self,
+        cause: Cause,
+        *,
+        step: int = 15,
+        epoch: int = 2,
+        fatal: bool = True,
+        drill: Drill | None = None,
+        onset_step: int | None = None,
     ) -> IncidentOpened:
         incident = IncidentOpened(
             number=len(self.history.incidents) + 1,
@@ -256,7 +263,7 @@ class Story:
             step=step,
             epoch=epoch,
             message=f"what {cause} looks like",
-            evidence={"lr": 1e-3},
+            evidence={"lr": 1e-3, **({} if onset_step is None else {"onset_step": onset_step})},
             drill=drill,
             fatal=fatal,
         )

@@ -19,7 +19,7 @@ CONFIG = RecoveryConfig()
 SETTINGS = Settings(lr=1e-3, amp=Amp.FP16, batch_size=4, accumulate=1)
 
 
-def ending(cause: Cause = Cause.NAN_LOSS, outcome: Outcome = Outcome.UNSTABLE, *, step: int = 100) -> Ending:
+def ending(cause: Cause = Cause.NAN_LOSS, outcome: Outcome = Outcome.UNSTABLE, **more: int) -> Ending:
     return Ending(
         outcome=outcome,
         cause=cause,
@@ -28,7 +28,7 @@ def ending(cause: Cause = Cause.NAN_LOSS, outcome: Outcome = Outcome.UNSTABLE, *
         stepped=True,
         ever_stepped=True,
         progress=False,
-        step=step,
+        **{"step": 100, **more},
     )
 
 
@@ -51,14 +51,23 @@ def test_a_transient_is_resumed_from_the_newest_state_with_nothing_changed_and_a
 
 
 def test_the_second_transient_in_one_place_is_still_resumed_and_says_whom_to_suspect():
-    answer = answered("transient", past=[transient(81)])
+    answer = answered("transient", past=[transient(100)])
     assert (answer.remedy, answer.settings) == ("resume", SETTINGS)
     assert "which points at the device" in answer.because
 
 
-@pytest.mark.parametrize(("steps", "remedy"), [((100, 100), "amp-off"), ((120, 80), "amp-off"), ((121, 80), "resume")])
-def test_the_third_in_one_place_is_no_accident_and_the_ladder_guesses(steps, remedy):
-    answer = answered("transient", past=[transient(step) for step in steps])
+@pytest.mark.parametrize(
+    ("steps", "late_steps", "remedy"),
+    [
+        ((100, 100), 0, "amp-off"),
+        ((101, 99), 0, "resume"),
+        ((108, 92), 8, "amp-off"),
+        ((109, 92), 8, "resume"),
+    ],
+)
+def test_the_third_in_one_place_is_no_accident_and_the_ladder_guesses(steps, late_steps, remedy):
+    end = ending(late_steps=late_steps)
+    answer = answered("transient", past=[transient(step) for step in steps], end=end)
     assert answer.remedy == remedy
     assert ("this is time 3 in one place; guessed: " in answer.because) == (remedy == "amp-off")
 

@@ -26,16 +26,16 @@ def numbers(site: Site, split: str = "test") -> list[int]:
 
 
 def test_numeric_faults_are_repeated_and_told_apart(site: Site) -> None:
-    """A NaN loss, a poisoned BatchNorm statistic and a NaN weight: what cannot be repeated is believed twice in one
-    place, and the third time the ladder guesses.
+    """A NaN loss, a poisoned BatchNorm statistic and a NaN weight: what cannot be repeated changes nothing, and three
+    steps are three places, however short an epoch is.
     """
     site.configure(epochs=6)
     drills = ("nan-loss@6", "poison-batchnorm@11", "nan-weights@18")
     code, output = site.segwatch("run", "run.toml", *(word for drill in drills for word in ("--drill", drill)))
     assert code == 0, output
     assert [site.history.diagnoses[number].finding for number in (1, 2, 3)] == ["transient"] * 3
-    assert [attempt.plan.remedy for attempt in site.history.attempts] == [None, "resume", "resume", "lower-lr"]
-    assert [spec["lr"] for spec in site.specs()] == [3e-3, 3e-3, 3e-3, 1.5e-3]
+    assert [attempt.plan.remedy for attempt in site.history.attempts] == [None, "resume", "resume", "resume"]
+    assert [spec["lr"] for spec in site.specs()] == [3e-3] * 4
     assert {spec["amp"] for spec in site.specs()} == {"off"}
     assert numbers(site) == numbers(site, "val") == [1, 2, 3, 4, 5, 6]
     told = [(i.opened.cause.value, str(i.opened.drill)) for i in site.history.incidents]
@@ -47,15 +47,15 @@ def test_numeric_faults_are_repeated_and_told_apart(site: Site) -> None:
     log = site.alerts_log()
     assert "nan-loss [DRILL nan-loss@6]" in log
     assert "BatchNorm running statistic" in log
-    assert "guessed: nan-weights in epoch 5: learning rate 0.003 -> 0.0015" in log
-    assert "device-suspect" in log
+    assert "guessed" not in log
+    assert "device-suspect" not in log
     for number in ("001", "002", "003"):
         incident = site.run_dir / "incidents" / number
         assert (incident / "batch.pt").exists()
         assert (incident / "state.pt").exists() == (number == "003"), "of those that are answered it is not kept"
         strict((incident / "incident.json").read_text())
     alerts = strict(site.segwatch("alerts", "--json")[1])
-    assert [(a["code"], a["state"]) for a in alerts if a["drill"] and a["code"] != "device-suspect"] == [
+    assert [(a["code"], a["state"]) for a in alerts if a["drill"]] == [
         ("nan-loss", "resolved"),
         ("nan-weights", "resolved"),
         ("nan-weights", "resolved"),
