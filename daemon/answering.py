@@ -226,12 +226,15 @@ class Answers:
 
     def _with_sound_files(self, found: Diagnosed) -> Diagnosed:
         """Only what is trained can be left out, and most of it has to stay."""
-        if not found.files:
+        if not found.files and not found.decode_again:
             return found
         trained = {pair.image for pair in frozen_data(self._run).splits["train"]}
         left_out = set(self.history.attempts[-1].plan.left_out)
         files = tuple(name for name in dict.fromkeys(found.files) if name in trained - left_out)
+        found = found.model_copy(update={"decode_again": tuple(sorted(trained.intersection(found.decode_again)))})
         why = ""
+        if not files and found.decode_again:
+            return found.model_copy(update={"files": ()})
         if not files:
             why = "; none of the files is trained"
         elif len(left_out) + len(files) > LEFT_OUT_AT_MOST * len(trained):
@@ -292,6 +295,7 @@ class Answers:
             before_step=decision.before_step,
             warm_up_steps=decision.warm_up_steps,
             leave_out=decision.leave_out,
+            decode_again=decision.decode_again,
         )
 
     def _plan_change(self, attempt: Attempt, change: Change, *, incident: int | None = None) -> None:
@@ -323,6 +327,7 @@ class Answers:
         before_step: int | None = None,
         warm_up_steps: int = 0,
         leave_out: tuple[str, ...] = (),
+        decode_again: tuple[str, ...] = (),
     ) -> None:
         """Record the intent; carrying it out starts with the next look."""
         if settings is None:  # what was never trained with may have been mended in the file
@@ -347,6 +352,7 @@ class Answers:
                 puts_back=puts_back,
                 warm_up_steps=warm_up_steps or _warm_up_at(point.step if point else 0, self.history.attempts),
                 left_out=tuple(dict.fromkeys((*attempt.plan.left_out, *leave_out))),
+                decode_again=tuple(dict.fromkeys((*attempt.plan.decode_again, *decode_again))),
                 delay_seconds=delay_seconds,
             )
         )

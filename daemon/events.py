@@ -134,6 +134,8 @@ class AttemptPlanned(Record):
     warm_up_steps: int = 0
     left_out: tuple[str, ...] = ()
     """All images that are not trained any more, by name."""
+    decode_again: tuple[str, ...] = ()
+    """All images whose entries in the pixel cache were found changed, by name: made anew where they still are."""
     delay_seconds: float = 0.0
 
 
@@ -274,6 +276,8 @@ class Diagnosed(Record):
     because: str
     files: tuple[str, ...] = ()
     """Images that go wrong from two different good states."""
+    decode_again: tuple[str, ...] = ()
+    """Images that go wrong only because their entries in the pixel cache were changed: the files are sound."""
     bf16_is_finite: bool | None = None
     onset_step: int | None = None
     device_check: str = ""

@@ -31,7 +31,14 @@ def place_of(incident: Incident) -> int:
 def advice_of_finding(history: History, incident: Incident) -> str | None:
     """What a person can do about the files that a replay has found; `None` where it found none."""
     found = history.diagnoses.get(incident.number)
-    if found is None or found.finding is not Finding.DATA or not found.files:
+    if found is None or found.finding is not Finding.DATA:
+        return None
+    if found.decode_again and not found.files:
+        return (
+            f"The files are sound: {', '.join(found.decode_again)} changed in the pixel cache after it was decoded, "
+            "and is decoded again. Where this comes back, look at the disk that the cache is on, and at the memory."
+        )
+    if not found.files:
         return None
     return (
         f"Look at incidents/{incident.number:03d}/: a picture shows each file beside its mask, with the values that do "

@@ -413,6 +413,7 @@ class SpecWriter:
             config_hash=self._hash,
             warm_up_steps=plan.warm_up_steps,
             left_out=plan.left_out,
+            decode_again=plan.decode_again,
             drills=drills,
         )
 

@@ -98,6 +98,8 @@ class Restart:
     warm_up_steps: int = 0
     leave_out: tuple[str, ...] = ()
     """Images that are not trained any more, besides those that are left out already."""
+    decode_again: tuple[str, ...] = ()
+    """Images whose entries in the pixel cache are made anew."""
     puts_back: Remedy | None = None
     """The remedy that was taken back in vain and is in force again."""
 
@@ -206,7 +208,12 @@ def _known_remedy(
         case Finding.DATA if diagnosis.files:
             names = ", ".join(diagnosis.files)
             words = f"{where} is the data: {names} left out from here on, settings kept"
-            return Restart(settings, "latest", "leave-out", words, leave_out=diagnosis.files)
+            again = diagnosis.decode_again
+            return Restart(settings, "latest", "leave-out", words, leave_out=diagnosis.files, decode_again=again)
+        case Finding.DATA if diagnosis.decode_again:
+            names = ", ".join(diagnosis.decode_again)
+            words = f"{where} is the pixel cache: {names} decoded again, since the files are sound; nothing changed"
+            return Restart(settings, "latest", "resume", words, decode_again=diagnosis.decode_again)
         case Finding.LEARNING_RATE if numeric:
             onset = ending.step if diagnosis.onset_step is None else diagnosis.onset_step
             why = f"{where} is the learning rate"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,29 @@ def open_cache(
     store = _Store(cache_dir / _settings_key(data, RESAMPLER, repr(data.scale)))
     entries = _filled(store, keys, pairs, _Builder(data.root, decode, progress, threads))
     return PixelCache(pairs, store.map(), entries)
+
+
+def decode_again(data: ResolvedData, split: str, cache_dir: Path, images: Collection[str]) -> list[str]:
+    """Make the entries of `images` anew where they are not what their files hold; returns the names of those.
+
+    A new entry is appended, and its line in the index counts from then on: whoever has mapped the old one keeps it, and
+    the place on the disk where it was spoilt is not written to again. Raises ConfigError for a file that cannot be
+    decoded, OSError.
+    """
+    wanted = [pair for pair in data.splits[split] if pair.image in images]
+    if not wanted:
+        return []
+    store = _Store(cache_dir / _settings_key(data, RESAMPLER, repr(data.scale)))
+    known, mapped = store.entries(), store.map()
+    fresh: dict[str, tuple[str, np.ndarray]] = {}
+    for pair in wanted:
+        pixels = decode_pair(data.root, pair, data.scale, data.lookup, data.reading)
+        key = _file_key(data.root, pair.image, pair.mask)
+        entry = known.get(key)
+        if entry is None or not np.array_equal(mapped[entry.offset : entry.end], pixels.reshape(-1)):
+            fresh[pair.image] = key, pixels
+    store.add(fresh.values())
+    return list(fresh)
 
 
 def copy_entries(data: ResolvedData, cache_dir: Path, into: Path) -> None:

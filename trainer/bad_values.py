@@ -31,14 +31,16 @@ class Looked:
     what: str
     bad: np.ndarray
     """bool (H, W): the pixels whose value is no class."""
+    cached_only: bool = False
+    """The files are sound: only their entry in the pixel cache is not."""
 
     @property
     def is_bad(self) -> bool:
         return bool(self.bad.any())
 
 
-def look(cache: PixelCache, data: ResolvedData, index: int) -> Looked:
-    """The pixels of training image `index` as training reads them, in words."""
+def look(cache: PixelCache, data: ResolvedData, index: int, *, drilled: bool = False) -> Looked:
+    """The pixels of training image `index` as training reads them, in words. `drilled`: a drill may have been there."""
     item = cache.item(index)
     labels = item[..., 3]
     classes = len(data.classes)
@@ -54,7 +56,15 @@ def look(cache: PixelCache, data: ResolvedData, index: int) -> Looked:
             f"its mask holds {named}{more}, which is no class: the {classes} classes are trained as "
             f"0 to {classes - 1}, and {IGNORE_INDEX} is ignored"
         )
-        return Looked(f"{words}. {_source(data, cache, index, item)}", bad)
+        fresh = _in_the_files(data, cache, index)
+        if isinstance(fresh, str):
+            return Looked(f"{words}. The file cannot be read any more: {fresh}", bad)
+        if np.array_equal(fresh, item):
+            return Looked(f"{words}. So it stands in the file", bad)
+        if drilled:
+            return Looked(f"{words}. A drill has put it there, as if it stood in the file", bad)
+        spoilt = "The file itself reads otherwise: its entry in the pixel cache was changed after it was made"
+        return Looked(f"{words}. {spoilt}", bad, cached_only=True)
     if (labels == IGNORE_INDEX).all():
         return Looked("every pixel of its mask is ignored: nothing can be learnt from it", bad)
     return Looked("nothing can be seen in the file itself: its pixels are sound and its mask holds classes only", bad)
@@ -93,13 +103,9 @@ def _panel(pixels: np.ndarray) -> Image.Image:
     return picture.resize((PANEL, max(1, PANEL * picture.height // picture.width)), Image.Resampling.NEAREST)
 
 
-def _source(data: ResolvedData, cache: PixelCache, index: int, item: np.ndarray) -> str:
-    """Whether the files themselves hold it, or only what the cache keeps of them."""
-    pair = cache.pair(index)
+def _in_the_files(data: ResolvedData, cache: PixelCache, index: int) -> np.ndarray | str:
+    """What its entry in the cache would be, were it made now; why not, where it cannot be."""
     try:
-        fresh = decode_pair(data.root, pair, data.scale, data.lookup, data.reading)
+        return decode_pair(data.root, cache.pair(index), data.scale, data.lookup, data.reading)
     except ConfigError as error:
-        return f"The file cannot be read any more: {error.what}"
-    if np.array_equal(fresh, item):
-        return "So it stands in the file"
-    return "The file itself reads otherwise: its entry in the pixel cache was changed after it was made"
+        return error.what

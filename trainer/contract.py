@@ -139,6 +139,8 @@ class AttemptSpec(Record):
     """From the resume point on the rate rises linearly to that of the schedule over so many steps."""
     left_out: tuple[str, ...] = ()
     """Images, by their names in the training split, in whose place the next image of the epoch's order is trained."""
+    decode_again: tuple[str, ...] = ()
+    """Images, by the same names, whose entries in the pixel cache are made anew where they differ from the files."""
     drills: tuple[Drill, ...] = ()
     """Only those that have not happened yet."""
 

@@ -103,6 +103,8 @@ class BadFile(Record):
     """In words: the values that do not belong, or that nothing can be seen in the file itself."""
     picture: str | None = None
     """PNG beside the answer: the image, and its mask with the bad values marked."""
+    cached_only: bool = False
+    """Whether the files are sound, and only their entry in the pixel cache is not."""
 
     @property
     def witnesses(self) -> str:

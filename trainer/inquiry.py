@@ -21,6 +21,7 @@ from .contract import Cause
 from .diagnosis import BadFile, Diagnosis, Finding, FirstNonFinite, Replay
 from .onset import Onset, find_onset
 from .replay import Held, OutOfTimeError, Place, Replayer, Shown
+from .spoilt import is_spoilt
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ class Inquiry:
     def _bad_file(self, index: int, place: Place, witnesses: Sequence[Held]) -> BadFile:
         replayer = self.replayer
         failing = [state for state in witnesses if self._fails(state, place, [index])]
-        looked = bad_values.look(replayer.cache, replayer.data, index)
+        looked = bad_values.look(replayer.cache, replayer.data, index, drilled=is_spoilt(replayer.spec))
         pair = replayer.cache.pair(index)
         picture = f"bad-file-{index}.png"
         bad = BadFile(
@@ -308,6 +309,7 @@ class Inquiry:
             at_incident=any(self._at_the_incident(state) for state in failing),
             what=looked.what,
             picture=picture,
+            cached_only=looked.cached_only,
         )
         try:
             bad_values.draw(replayer.cache, replayer.data, index, looked, self.left.directory / picture)

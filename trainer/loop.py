@@ -23,7 +23,7 @@ from ..checkpoints import files
 from ..checkpoints.manifest import Architecture, Role
 from ..data.augment import Augmentation, describe
 from ..data.batches import Batch, epoch_order, load_batch
-from ..data.cache import PixelCache, open_cache
+from ..data.cache import PixelCache, decode_again, open_cache
 from ..data.resolved import ResolvedData
 from ..errors import ConfigError
 from . import incident, resume
@@ -111,6 +111,8 @@ def load_pixels(spec: AttemptSpec, data: ResolvedData, journal: Journal, stop: C
             told = time.monotonic()
             journal.write(Phase(time=journal.now(), phase="loading", done=done, total=total))
 
+    for name in decode_again(data, "train", pixels_dir(spec), spec.decode_again):
+        log.warning("%s: its entry in the pixel cache was not what the files hold, and was made anew", name)
     return open_cache(data, "train", pixels_dir(spec), progress=progress)
 
 

@@ -27,6 +27,11 @@ def pixels_dir(spec: AttemptSpec) -> Path:
     return own if own.is_dir() else spec.cache_dir
 
 
+def is_spoilt(spec: AttemptSpec) -> bool:
+    """Whether a drill has put a bad mask where this run reads: it stands for one in the files."""
+    return pixels_dir(spec) != spec.cache_dir
+
+
 def spoil(spec: AttemptSpec, data: ResolvedData, index: int) -> None:
     """Give the middle of the mask of training image `index` a value that is no class. Raises OSError."""
     own = spec.run_dir / SPOILT_CACHE

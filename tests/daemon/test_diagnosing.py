@@ -152,6 +152,18 @@ def test_only_files_that_were_reproduced_twice_and_are_trained_are_left_out_and_
     assert night.world.worker.spec.left_out == ("b.png", "d.png")
 
 
+def test_what_only_the_pixel_cache_has_wrong_is_decoded_again_and_trained_on(night):
+    night.trains(1)
+    night.meets_a_nan()
+    night.is_found("data", files=[{"image": "b.png", "cached_only": True}, {"image": "no.png", "cached_only": True}])
+    assert (night.plan.remedy, night.plan.left_out, night.plan.decode_again) == ("resume", (), ("b.png",))
+    assert "guessed" not in night.plan.because
+    assert (night.world.worker.spec.decode_again, night.world.worker.spec.left_out) == (("b.png",), ())
+    night.world.worker_dies(-9)
+    night.until(lambda: night.world.worker is not None)
+    assert night.world.worker.spec.decode_again == ("b.png",), "it may have died before it came to it"
+
+
 def test_a_replay_that_blames_most_of_the_data_is_not_believed(night):
     night.trains(1)
     night.meets_a_nan()

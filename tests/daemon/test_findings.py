@@ -110,6 +110,14 @@ def test_the_device_is_no_suspect_any_more_once_its_incident_is_over(run):
     assert "device-suspect" not in holding(run)
 
 
+def test_of_an_entry_that_only_the_cache_has_wrong_nobody_is_asked_to_mend_the_file(run):
+    run.suffers(Cause.NAN_LOSS)
+    run.tell(Diagnosed(incident=1, finding="data", because="mask value 137", decode_again=("tile_3.png",)))
+    advice = holding(run)["nan-loss"].advice
+    assert "The files are sound: tile_3.png" in advice
+    assert "Mend the files" not in advice
+
+
 def test_an_incident_of_the_data_names_the_files_and_where_they_are_shown(run):
     run.suffers(Cause.NAN_LOSS)
     run.tell(Diagnosed(incident=1, finding="data", because="mask value 137", files=("tile_3.png",), seconds=1.0))

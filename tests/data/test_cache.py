@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from segwatch.data import cache as cache_module
 from segwatch.data.audit import audit, require
-from segwatch.data.cache import PixelCache, open_cache, open_labels
+from segwatch.data.cache import PixelCache, decode_again, open_cache, open_labels, overwrite_entry
 from segwatch.data.masks import reduce_mask
 from segwatch.data.rasters import read_image, scaled_size
 from segwatch.data.resolved import ResolvedData
@@ -343,3 +343,15 @@ def test_files_cut_anywhere_are_told_and_never_crash(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ConfigError, match=r"a\.png"):
             read_image(path, 0.5)
+
+
+def test_an_entry_that_was_changed_is_made_anew_and_one_that_was_not_is_left(data, tmp_path):
+    cache = open_cache(data, "train", tmp_path)
+    names, before = [cache.name(index) for index in range(2)], [cache.item(index).copy() for index in range(2)]
+    overwrite_entry(data, "train", tmp_path, 0, lambda item: 255 - item)
+    mapped = open_cache(data, "train", tmp_path)
+    assert decode_again(data, "train", tmp_path, [*names, "elsewhere.png"]) == names[:1]
+    anew = open_cache(data, "train", tmp_path)
+    assert [np.array_equal(anew.item(index), before[index]) for index in range(2)] == [True, True]
+    assert np.array_equal(mapped.item(0), 255 - before[0]), "who has mapped the old one keeps it"
+    assert decode_again(data, "train", tmp_path, names) == []

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from segwatch.data.cache import overwrite_entry
+from segwatch.data.resolved import ResolvedData
 from segwatch.durable import read_lines
 from segwatch.trainer.__main__ import run as train
 from segwatch.trainer.config import ModelConfig
@@ -233,7 +235,31 @@ def test_a_mask_with_a_value_that_is_no_class_is_found_shown_and_was_bad_from_tw
     assert file.image == batch["names"][0]
     assert file.reproduced >= 2
     assert "200" in file.what
+    assert not file.cached_only, "a drill stands for a file that is wrong"
     assert (spec.run_dir / the_trouble(spec).incident / file.picture).stat().st_size > 1000
+
+
+def test_an_entry_that_only_the_cache_has_wrong_is_told_from_a_bad_file_and_made_anew(make_spec):
+    values = {"epochs": 2, "run": "cached"}
+    first = make_spec(**{**values, "epochs": 1})
+    assert train(first.directory / "spec.json", lambda: False) == ExitCode.FINISHED
+    data = ResolvedData.load(first.run_dir / "run.lock.toml")
+
+    def spoil(item):
+        changed = item.copy()
+        changed[4:8, :, 3] = 200
+        return changed
+
+    overwrite_entry(data, "train", first.cache_dir, 2, spoil)
+    again = {"resume_from": "checkpoints/checkpoint_epoch1.json", **values}
+    broken = make_spec(attempt=2, **again)
+    assert train(broken.directory / "spec.json", lambda: False) == ExitCode.CRASHED
+    diagnosis = diagnosed(broken)
+    (file,) = diagnosis.files
+    assert (diagnosis.finding, file.image, file.cached_only) == (Finding.DATA, "image2.png", True)
+    assert "The file itself reads otherwise" in file.what
+    mended = make_spec(attempt=3, decode_again=(file.image,), **again)
+    assert train(mended.directory / "spec.json", lambda: False) == ExitCode.FINISHED
 
 
 def test_norms_that_grew_blame_the_learning_rate_and_say_since_when(broken):

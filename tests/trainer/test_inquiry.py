@@ -53,7 +53,7 @@ class Replays:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        self.spec = SimpleNamespace(amp=self.amp)
+        self.spec = SimpleNamespace(amp=self.amp, run_dir=Path("nowhere"), cache_dir=Path("cache"))
         self.data = None
         self.cache = SimpleNamespace(pair=lambda index: SimpleNamespace(image=f"{index}.png", mask=None))
 
@@ -91,7 +91,9 @@ class Replays:
 
 @pytest.fixture
 def inquire(monkeypatch) -> Callable[..., Diagnosis]:
-    monkeypatch.setattr(bad_values, "look", lambda *_: SimpleNamespace(what="nothing is to be seen", cached_only=False))
+    monkeypatch.setattr(
+        bad_values, "look", lambda *_, **_more: SimpleNamespace(what="nothing is to be seen", cached_only=False)
+    )
     monkeypatch.setattr(bad_values, "draw", lambda *_: None)
 
     def inquire(
