@@ -15,3 +15,8 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+
+
+def legible(name: str) -> str:
+    r"""A file name whose bytes are no UTF-8, with these as `\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..nearby import did_you_mean, nearest_beside
+from ..plain import legible
 
 Bed = tuple[Path, tuple[str, ...]]
 """A directory, and what each `*` on the way to it stood for."""
@@ -97,7 +98,20 @@ def _below(
             if entry.is_dir():
                 waiting.append((directory / entry.name, (*parents, entry.name)))
             elif Path(entry.name).suffix.lower() in suffixes and entry.is_file():
+                require_text("/".join((*parents, entry.name)), directory)
                 yield FoundFile(directory / entry.name, normal("/".join((*parents, Path(entry.name).stem))))
+
+
+def require_text(name: str, place: Path) -> None:
+    """Raises ConfigError for a name that is no UTF-8: no run.toml and no record of a run can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"a name holds bytes that are no UTF-8: {legible(name)}",
+            where=legible(str(place)),
+            remedy="rename it; `convmv -f latin1 -t utf8 -r --notest DIR` does it for many",
+        ) from error
 
 
 def normal(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ..errors import ConfigError
 from .config import SPLITS
-from .directories import find_files
+from .directories import find_files, require_text
 from .pairs import IMAGE_SUFFIXES, MASK_NAME_SUFFIXES, MASK_SUFFIXES, Group, group_files
 
 Role = Literal["images", "masks"]
@@ -38,6 +38,7 @@ SPLIT_WORDS = {
 SHOWN_WORDS = frozenset({"color", "colors", "colour", "colours", "vis", "visual", "overlay", "overlays", "preview"})
 """Directories of pictures of masks: made to be looked at."""
 NOT_DATA = frozenset({"runs", "node_modules", "site-packages", "__pycache__", "tensorboard", "checkpoints", "wandb"})
+PICTURES = IMAGE_SUFFIXES | {".npy"}
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 DEEPEST = 8
 """Levels below the folder; a data set that nests deeper is not looked for."""
@@ -157,7 +158,10 @@ def _directories(folder: Path) -> Iterator[tuple[str, ...]]:
                 continue
         seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in NOT_DATA)
-        if any(Path(name).suffix.lower() in IMAGE_SUFFIXES | {".npy"} for name in files if not name.startswith(".")):
+        pictures = [name for name in files if Path(name).suffix.lower() in PICTURES and not name.startswith(".")]
+        for name in pictures:
+            require_text("/".join((*parts, name)), folder)
+        if pictures:
             yield parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ def beside(name: str, text: str) -> Make:
 
 def mask(pixels: Any, name: str = "masks/one.png") -> Make:
     return lambda place: Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(place / name)
+
+
+def without_run_toml(place: Path) -> None:
+    (place / "run.toml").unlink()
+
+
+def file_of_bytes(name: bytes) -> Make:
+    return lambda place: (place / os.fsdecode(name)).touch()
+
+
+def directory_of_bytes(old: str, new: bytes) -> Make:
+    def make(place: Path) -> None:
+        (place / os.fsdecode(new)).parent.mkdir()
+        (place / old).rename(place / os.fsdecode(new))
+
+    return make
 
 
 def renamed(old: str, new: str) -> Make:
@@ -312,6 +329,24 @@ MISTAKES = (
         "init notes",
         ("no image here or below", "notes"),
         lambda place: (place / "notes").mkdir(),
+    ),
+    Mistake(
+        "init of a name that is no text",
+        "init .",
+        ("a name holds bytes that are no UTF-8: images/caf\\xe9.png", "rename it"),
+        both(without_run_toml, file_of_bytes(b"images/caf\xe9.png")),
+    ),
+    Mistake(
+        "init of a directory whose name is no text",
+        "init .",
+        ("a name holds bytes that are no UTF-8: caf\\xe9/images/one.png", "rename it"),
+        both(without_run_toml, directory_of_bytes("images", b"caf\xe9/images")),
+    ),
+    Mistake(
+        "an image whose name is no text",
+        AUDIT,
+        ("line 6, data.train.images", "a name holds bytes that are no UTF-8: caf\\xe9.png", "rename it"),
+        file_of_bytes(b"images/caf\xe9.png"),
     ),
     Mistake("init of nothing", "init nowhere", ("no such folder", "nowhere", "name the folder"), code=2),
     Mistake("init over a run.toml", "init .", ("is there already", "run.toml", "--output"), code=2),
