@@ -15,7 +15,7 @@ from ..plain import one_line
 from . import verdict
 from .alerts import duration
 from .looking import Looker
-from .rundir import RunDir
+from .rundir import RunDir, paths_in
 from .store import EVENTS
 from .words import percent
 
@@ -24,16 +24,20 @@ WORDS = frozenset({"run", "state", "health", "firing"})
 
 
 def runs_in(runs_dir: Path) -> list[dict[str, Any]]:
-    """The figures of each run; unknown is `None`. One that cannot be read says so and hides no other."""
-    if not runs_dir.is_dir():
-        return []
-    found = [_row(RunDir(path)) for path in sorted(runs_dir.iterdir()) if RunDir(path).exists]
+    """The figures of each run; unknown is `None`. One that cannot be read says so and hides no other.
+
+    Raises UsageError where the directory itself cannot be read.
+    """
+    found = [row for path in paths_in(runs_dir) if (row := _row(RunDir(path))) is not None]
     return sorted(found, key=lambda row: row["last_fact"] or 0.0, reverse=True)
 
 
-def _row(run: RunDir) -> dict[str, Any]:
+def _row(run: RunDir) -> dict[str, Any] | None:
+    """`None` for what is no run."""
     row: dict[str, Any] = {"name": run.path.name, "path": str(run.path), "last_fact": _last_fact(run)}
     try:
+        if not run.exists:
+            return None
         figures = standing(run)
     except (SegwatchError, OSError) as error:
         unknown = dict.fromkeys(("epoch", "epochs", "best", "best_epoch"))

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..durable import read_lines
+from ..errors import UsageError
 from .glance_file import EVENTS, any_glance, read_glance
 from .identity import Identity
-from .rundir import RunDir
+from .rundir import RunDir, paths_in
 from .wishes import Wish, waiting
 
 JOURNAL_TAIL_BYTES = 64 << 10
@@ -157,14 +158,29 @@ def _siblings(run_dir: Path, figures: dict[str, Any]) -> Iterator[tuple[str, lis
     created, names = figures["created_at"], figures["class_names"]
     if created is None:
         return
-    others = [path for path in run_dir.parent.iterdir() if path != run_dir and (path / "glance.json").exists()]
-    for path in sorted(others, key=lambda path: -(path / "glance.json").stat().st_mtime)[:SIBLINGS]:
+    spoke = {path: at for path in _beside(run_dir) if path != run_dir and (at := _glanced(path)) is not None}
+    for path in sorted(spoke, key=lambda path: -spoke[path])[:SIBLINGS]:
         other = any_glance(path)
         if other is None or other.get("class_names") != names or other.get("gave_up") is not None:
             continue
         began, course = other.get("created_at"), other.get("milestones")
         if _number(began) and began < created and isinstance(course, list) and course:
             yield path.name, course
+
+
+def _beside(run_dir: Path) -> list[Path]:
+    try:
+        return paths_in(run_dir.parent)
+    except UsageError:  # one may be let into a run, and not see what is beside it
+        return []
+
+
+def _glanced(run_dir: Path) -> float | None:
+    """When it last left a glance, in seconds since the epoch; `None` for what is no run, or somebody else's."""
+    try:
+        return (run_dir / "glance.json").stat().st_mtime
+    except OSError:
+        return None
 
 
 def _gpus(device: str | None) -> list[dict[str, Any]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 LOCK = "run.lock.toml"
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+"""What the system says of a path that leads to nothing, or that no file can have."""
 FILES = "files.jsonl"
 """What the files of all splits held. Beside the lock, not in it: `status` reads the lock, and should be quick."""
 
@@ -62,7 +65,7 @@ class RunDir:
     """Paths below `path`, and the lock that at most one daemon holds."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
+        self.path = Path(os.path.realpath(path))  # unlike `resolve`, it has no quarrel with a link to itself
         self.checkpoints = self.path / "checkpoints"
         self.attempts = self.path / "attempts"
         self._lock: FileLock | None = None
@@ -74,8 +77,14 @@ class RunDir:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here: the lock file is what is written last."""
-        return (self.path / LOCK).exists()
+        """Whether a run was begun here: the lock is written last. Raises UsageError where we may not look."""
+        try:
+            (self.path / LOCK).stat()
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return False
+            raise _unreadable(self.path, error) from error
+        return True
 
     def hold(self, purpose: Literal["watch", "evaluate"] = "watch") -> None:
         """Take the run for this process.
@@ -163,27 +172,35 @@ class RunDir:
 def find_run(run: Path | None, runs_dir: Path) -> RunDir:
     """The run that a person means: a directory, the name of one below `runs_dir`, or the newest. Raises UsageError."""
     if run is not None:
-        for candidate in (run, runs_dir / run):
-            if RunDir(candidate).exists:
-                return RunDir(candidate)
-        raise _no_run(run, runs_dir)
-    begun = _run_paths(runs_dir)
+        return _named(run, runs_dir)
+    begun = run_paths(runs_dir)
     if not begun:
         raise _no_runs(runs_dir)
     return RunDir(max(begun, key=_began))
+
+
+def _named(run: Path, runs_dir: Path) -> RunDir:
+    refused: UsageError | None = None
+    for candidate in (run, runs_dir / run):
+        try:
+            if RunDir(candidate).exists:
+                return RunDir(candidate)
+        except UsageError as error:
+            refused = error
+    raise refused or _no_run(run, runs_dir)
 
 
 def _no_run(run: Path, runs_dir: Path) -> UsageError:
     """In words: nothing of that name, or something else, and what is there."""
     from ..nearby import did_you_mean, nearest  # `status` should be quick
 
-    names = [path.name for path in _run_paths(runs_dir)]
-    if run.is_dir():
-        what = f"no run at {run}: this is no run directory, it has no {LOCK}"
-    elif run.is_file():
-        what = f"no run at {run}: this is a file"
-    else:
-        what = f"no run at {run}"
+    names = [path.name for path in run_paths(runs_dir)]
+    what = f"no run at {run}"
+    with contextlib.suppress(OSError):  # a name that no file can have
+        if run.is_dir():
+            what = f"no run at {run}: this is no run directory, it has no {LOCK}"
+        elif run.is_file():
+            what = f"no run at {run}: this is a file"
     near = did_you_mean(nearest(run.name, names), after=" ")
     return UsageError(what, remedy=f"{near}runs here: {', '.join(names) or f'none in {runs_dir}'}")
 
@@ -199,15 +216,39 @@ def _no_runs(runs_dir: Path) -> UsageError:
     )
 
 
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot be looked at: {error.strerror}",
+        where=path,
+        remedy="ask who owns it to let you read it, or name another one",
+    )
+
+
 def _began(path: Path) -> float:
-    holder = RunDir(path).holder()
-    return (path / LOCK).stat().st_mtime if holder is None else holder.since
+    try:
+        holder = RunDir(path).holder()
+        return (path / LOCK).stat().st_mtime if holder is None else holder.since
+    except OSError:  # somebody else's: it is not what a person means by the newest
+        return 0.0
 
 
-def _run_paths(runs_dir: Path) -> list[Path]:
-    if not runs_dir.is_dir():
-        return []
-    return sorted(path for path in runs_dir.iterdir() if RunDir(path).exists)
+def paths_in(runs_dir: Path) -> list[Path]:
+    """What may be a run, by name; nothing where there is no such directory. Raises UsageError where we may not look."""
+    try:
+        return sorted(path for path in runs_dir.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return []
+        raise _unreadable(runs_dir, error) from error
+
+
+def run_paths(runs_dir: Path) -> list[Path]:
+    """The runs that can be seen: one of somebody else's hides no other."""
+    begun = []
+    for path in paths_in(runs_dir):
+        with contextlib.suppress(UsageError):
+            begun += [path] if RunDir(path).exists else []
+    return begun
 
 
 def shown(path: Path) -> str:

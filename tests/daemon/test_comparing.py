@@ -21,6 +21,7 @@ from segwatch.errors import SegwatchError
 from segwatch.evaluator.statistics import PerImage
 from segwatch.trainer.contract import Cause
 
+from ..mistakes.table import CLOSING, of_somebody_else
 from .conftest import CONFIG
 
 IMAGES = 12
@@ -202,6 +203,19 @@ def test_a_run_that_cannot_be_read_hides_no_other(runs):
     rows = {row["name"]: row for row in listing.runs_in(runs.path / "runs")}
     assert rows["bad"]["state"] == "unreadable"
     assert rows["good"]["best"] == 0.5
+
+
+def test_a_run_of_somebody_else_is_a_row_that_says_so_and_hides_no_other(runs):
+    runs.tell(runs.make("good"), miou=0.5)
+    runs.make("foreign")
+    of_somebody_else("runs/foreign")(runs.path)
+    try:
+        rows = {row["name"]: row for row in listing.runs_in(runs.path / "runs")}
+    finally:
+        while CLOSING:
+            CLOSING.pop()()
+    assert (rows["foreign"]["state"], rows["good"]["best"]) == ("unreadable", 0.5)
+    assert rows["foreign"]["reason"] == "cannot be looked at: Permission denied"
 
 
 def test_where_no_run_is_the_list_says_how_to_begin_one(tmp_path):

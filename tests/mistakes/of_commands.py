@@ -17,7 +17,7 @@ from segwatch.data.resolved import ResolvedClass, ResolvedData
 from segwatch.trainer.contract import Cause
 
 from ..daemon.conftest import Story
-from .table import CLOSING, DISK, FAILED, HELD, USAGE, Make, Mistake, both, wrong
+from .table import CLOSING, DISK, FAILED, HELD, USAGE, Make, Mistake, both, of_somebody_else, wrong
 
 
 def begun(story: Story, name: str = "aerial") -> Make:
@@ -131,6 +131,32 @@ MISTAKES = (
     usage("no such --runs-dir", "status --runs-dir rnus", "rnus", "did you mean 'runs'?"),
     usage("best of no such run", "best other", "runs here: aerial"),
     usage("a report without a run", "report", "no run in runs", make=lambda place: None),
+    usage("a name that no file can have", f"status {'x' * 300}", "no run at xxx", "runs here: aerial"),
+    usage(
+        "a run of somebody else",
+        "status aerial",
+        "runs/aerial: cannot be looked at: Permission denied",
+        "ask who owns it",
+        make=both(RUN, of_somebody_else("runs/aerial")),
+    ),
+    usage(
+        "runs of somebody else",
+        "list",
+        "runs: cannot be looked at: Permission denied",
+        make=both(RUN, of_somebody_else("runs")),
+    ),
+    usage(
+        "a run among those of somebody else",
+        "run run.toml",
+        "runs/run: cannot be looked at",
+        make=both(RUN, of_somebody_else("runs")),
+    ),
+    usage(
+        "only runs of somebody else",
+        "status",
+        "no run in runs",
+        make=both(RUN, of_somebody_else("runs/aerial")),
+    ),
     usage("stopping nothing", "stop nobody", "runs here: aerial"),
     usage("comparing one run", "compare aerial", "'B'"),
     Mistake(

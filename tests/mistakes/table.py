@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CONFIG = 78
 USAGE = 2
@@ -82,3 +85,27 @@ def both(*steps: Make) -> Make:
             step(place)
 
     return make
+
+
+def of_somebody_else(directory: str) -> Make:
+    """A directory that only its owner may look into. The superuser may everywhere: the system's answer is put there."""
+
+    def make(place: Path) -> None:
+        closed = Path(os.path.realpath(place / directory))
+        for name in ("stat", "listdir", "scandir"):
+            _refuse(name, closed)
+
+    return make
+
+
+def _refuse(name: str, closed: Path) -> None:
+    real = getattr(os, name)
+
+    def guarded(path: Any = ".", *args: Any, **options: Any) -> Any:
+        asked = Path(os.path.realpath(path)) if isinstance(path, str | os.PathLike) else Path()
+        if closed in asked.parents or (asked == closed and name != "stat"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **options)
+
+    setattr(os, name, guarded)
+    CLOSING.append(lambda: setattr(os, name, real))
