@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import SegwatchError
 from . import cli_alerts, cli_living, cli_setup, reporting, using
 from .cli_options import Json, RunArgument, RunsDir
 from .cli_options import console as _console
@@ -340,7 +339,8 @@ reporting.register(app, _run, _console)
 
 
 def main() -> None:
-    """The console script. A person's mistake is explained; a traceback is for --debug and for our own mistakes."""
+    """The console script. A person's mistake is explained; a traceback is for --debug, and for a file."""
+    _print_whatever_comes()
     try:
         if (asked := status_asked(sys.argv[1:])) is not None:
             cli_alerts.status(**asked)
@@ -351,12 +351,18 @@ def main() -> None:
 
         look_away()
         sys.exit(1)
-    except SegwatchError as error:
-        if os.environ.get("SEGWATCH_DEBUG"):
+    except Exception as error:  # the outermost boundary: 1 means "gave up", which a fault of ours must not
+        from .mishaps import explained, unforeseen
+
+        known, in_full = explained(error), bool(os.environ.get("SEGWATCH_DEBUG"))
+        if known is not None and in_full:
             raise
-        typer.echo(f"segwatch: {error}", err=True)
-        sys.exit(error.exit_code)
-    except Exception:  # noqa: BLE001 - the outermost boundary: "gave up" has exit code 1, a fault of ours must not
-        traceback.print_exc()
-        typer.echo("segwatch: this is a mistake of segwatch itself; the lines above belong into its report", err=True)
-        sys.exit(EX_SOFTWARE)
+        typer.echo(unforeseen(error, in_full=in_full) if known is None else f"segwatch: {known}", err=True)
+        sys.exit(EX_SOFTWARE if known is None else known.exit_code)
+
+
+def _print_whatever_comes() -> None:
+    """A terminal may lack a letter of ours, and a file name be in no encoding at all: neither ends a command."""
+    for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=instead)

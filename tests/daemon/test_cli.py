@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -175,6 +178,67 @@ def test_a_configuration_that_is_not_there_ends_with_78(tmp_path):
 def test_debug_shows_the_traceback(tmp_path):
     done = segwatch("--debug", "run", "none.toml", cwd=tmp_path)
     assert "Traceback" in done.stderr
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path):
+    """The command line with a `status` that raises what nobody has thought of; tracebacks go where it returns."""
+
+    def command(*_arguments, **_options):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli.cli_alerts, "status", command)
+    monkeypatch.setattr(sys, "argv", ["segwatch", "status"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_mistake_of_ours_is_a_line_that_names_the_file_of_its_traceback(broken, monkeypatch, capsys):
+    monkeypatch.delenv("SEGWATCH_DEBUG", raising=False)
+    with pytest.raises(SystemExit, match="70"):
+        cli.main()
+    told = capsys.readouterr().err
+    (kept,) = broken.glob("segwatch-*-traceback.txt")
+    assert told.startswith("segwatch: this is a mistake of segwatch itself: ZeroDivisionError: division by zero")
+    assert str(kept) in told
+    assert "--debug" in told
+    assert "Traceback" not in told
+    assert "Traceback" in kept.read_text()
+
+
+@pytest.mark.parametrize("how", ["--debug", "no room for a file"])
+def test_its_traceback_is_printed_for_debug_and_where_it_cannot_be_kept(broken, how, monkeypatch, capsys):
+    monkeypatch.setenv("SEGWATCH_DEBUG", "1" if how == "--debug" else "")
+    monkeypatch.setattr(tempfile, "tempdir", str(broken / "none"))
+    with pytest.raises(SystemExit, match="70"):
+        cli.main()
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_file_that_only_its_owner_may_read_is_a_mistake_that_names_it(broken, monkeypatch, capsys):
+    def command(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/one/glance.json")
+
+    monkeypatch.delenv("SEGWATCH_DEBUG", raising=False)
+    monkeypatch.setattr(cli.cli_alerts, "status", command)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "runs/one/glance.json: cannot be read or written: Permission denied" in capsys.readouterr().err
+    assert list(broken.iterdir()) == []
+
+
+def test_a_terminal_that_lacks_a_letter_gets_another_one(tmp_path, run_dir):
+    run_dir.rename(run_dir.with_name("été"))
+    done = subprocess.run(
+        [*SEGWATCH, "status"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"runs/?t?" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "alerts", "best", "stop"])
