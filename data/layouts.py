@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product, takewhile
 from pathlib import Path
+from string import digits
 from typing import Literal
 
 from ..errors import ConfigError
@@ -253,17 +256,22 @@ def _match(folder: Path, images: _Family, masks: _Family) -> _Match | None:
 def _suffixes(folder: Path, images: _Family, masks: _Family, splits: Sequence[str]) -> tuple[str, ...]:
     """`data.mask_suffixes` where most masks have another suffix than the usual ones; empty where these serve."""
     endings: Counter[str] = Counter()
+    named = 0
     for split in splits:
         image_names = _names(folder / images.splits[split], IMAGE_SUFFIXES)
-        for name in _names(folder / masks.splits[split], MASK_SUFFIXES):
+        named += len(image_names)
+        for name in sorted(_names(folder / masks.splits[split], MASK_SUFFIXES)):
             usual = name.endswith(tuple(filter(None, MASK_NAME_SUFFIXES))) if images is masks else name in image_names
             if usual:
                 endings[""] += 1
             else:
                 endings.update(name[end:] for end in range(1, len(name)) if name[:end] in image_names)
-    ending, number = endings.most_common(1)[0] if endings else ("", 0)
+    ending = min(endings, key=lambda ending: (-endings[ending], len(ending), ending), default="")
+    number = endings[ending]
     known = ending in MASK_NAME_SUFFIXES or number < WORTH_A_SUFFIX * max(1, endings.total())
-    return () if known else (*MASK_NAME_SUFFIXES, ending)
+    # In one directory a picture is no mask for having a longer name: img_10 is not that of img_1.
+    chance = images is masks and (2 * number < WORTH_A_SUFFIX * named or not any(map(str.isalpha, ending)))
+    return () if known or chance else (*MASK_NAME_SUFFIXES, ending)
 
 
 def _names(directory: Path, suffixes: Iterable[str]) -> set[str]:
@@ -319,11 +327,37 @@ def _nothing_pairs(folder: Path, families: Sequence[_Family]) -> ConfigError:
         remedy = "name the folder that holds both, with the images in a directory called images"
     else:
         what = "images and masks whose names do not belong together"
-        remedy = (
+        remedy = _renaming(folder, images, masks) or (
             "a mask has the name of its image, or that name with a suffix: a.jpg and a.png, or a_gt.png; rename one "
             "kind, or write a run.toml with lists of `IMAGE MASK` lines (docs/data.md)"
         )
     return ConfigError("\n".join([what, *(f"    {line}" for line in seen)]), where=folder, remedy=remedy)
+
+
+def _renaming(folder: Path, images: Sequence[_Family], masks: Sequence[_Family]) -> str | None:
+    """What makes pairs of names that differ in how they begin: img_7.jpg and mask_7.png."""
+    for pictures, marked in product(images, masks):
+        for split in sorted(pictures.splits.keys() & marked.splits.keys()):
+            image_names = _names(folder / pictures.splits[split], IMAGE_SUFFIXES)
+            place = folder / marked.splits[split]
+            mask_names = _names(place, MASK_SUFFIXES)
+            old, new = _beginning(mask_names), _beginning(image_names)
+            same = {name.removeprefix(old) for name in mask_names} & {name.removeprefix(new) for name in image_names}
+            if old and 2 * len(same) > max(len(mask_names), len(image_names)) and "/" not in old + new + str(same):
+                before, after = shlex.quote(old), shlex.quote(new)
+                return (
+                    f"a mask has the name of its image, and these begin with {old!r} instead of {new!r}; rename them: "
+                    f"(cd {shlex.quote(str(place))} && "
+                    f'for f in {before}*; do mv -n -- "$f" {after}"${{f#{before}}}"; done)'
+                )
+    return None
+
+
+def _beginning(names: Collection[str]) -> str:
+    """What all begin with, but for the digits of a number that begins alike: `img_` of img_10 and img_11."""
+    first, last = min(names, default=""), max(names, default="")
+    alike = takewhile(lambda letters: letters[0] == letters[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in alike).rstrip(digits)
 
 
 def _examples(folder: Path, families: Sequence[_Family]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,40 @@ def test_a_suffix_of_its_own_is_found_out(tmp_path):
     assert find_layout(folder(tmp_path, pairs("a", "a", mask="_GT.png"))).mask_suffixes[-1] == "_GT"
     assert find_layout(folder(tmp_path / "b", pairs("img", "gt", mask="_lab.png"))).mask_suffixes[-1] == "_lab"
     assert find_layout(folder(tmp_path / "c", pairs("img", "gt", mask="_label.png"))).mask_suffixes == ()
+
+
+def test_of_two_suffixes_as_frequent_the_first_by_name_is_taken(tmp_path):
+    files = [f"images/{n}.jpg" for n in "abcdef"] + [f"masks/{n}_{'left' if n < 'd' else 'near'}.png" for n in "fedcba"]
+    assert find_layout(folder(tmp_path, files)).mask_suffixes[-1] == "_left"
+
+
+def numbered(images: str, masks: str) -> list[str]:
+    """Twelve of each: some numbers are the beginning of another."""
+    return [name.format(n) for n in range(12) for name in (f"images/{images}.jpg", f"masks/{masks}.png")]
+
+
+@pytest.mark.parametrize("suffixless", ["img_{}", "{}", "tile {}"])
+def test_an_image_is_no_mask_of_another_for_having_a_longer_number(tmp_path, suffixless):
+    files = [name for name in numbered(suffixless, "x") if name.startswith("images")]
+    with pytest.raises(ConfigError, match="nothing that looks like masks"):
+        find_layout(folder(tmp_path, files))
+
+
+def test_a_suffix_of_a_few_pictures_pairs_no_directory_with_itself(tmp_path):
+    files = [f"images/{name}.jpg" for name in ("a", "a_old", "b", "c", "d", "e", "f")]
+    with pytest.raises(ConfigError, match="nothing that looks like masks"):
+        find_layout(folder(tmp_path, files))
+
+
+@pytest.mark.parametrize(("images", "masks"), [("img_{}", "mask_{}"), ("{}", "mask {}"), ("tile{:03d}", "it's{:03d}")])
+def test_names_that_begin_differently_are_answered_with_the_command_that_renames_them(tmp_path, images, masks):
+    folder(tmp_path, numbered(images, masks))
+    with pytest.raises(ConfigError) as raised:
+        find_layout(tmp_path)
+    assert raised.value.remedy is not None
+    command = raised.value.remedy.partition("rename them: ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert find_layout(tmp_path).total == 12
 
 
 def test_the_plainest_of_several_directories_of_masks_is_taken_and_the_others_are_named(tmp_path):
