@@ -18,7 +18,7 @@ from rich.console import Console
 from ..data.audit import AuditReport
 from ..data.audit_view import render
 from ..data.classes import ClassTable, load_class_table
-from ..data.config import DataConfig
+from ..data.config import SPLITS, DataConfig
 from ..data.judging import SKIPPABLE
 from ..data.layouts import Layout, find_layout
 from ..data.scan import Scan, scan_splits
@@ -136,10 +136,19 @@ def _sizes(root: Path, layout: Layout) -> list[tuple[int, int]]:
     start = Start(layout, str(root), PROPOSED, "", 1.0, (1, 1), by="image")
     listed = listings(_config(start), root)
     images = sorted({image for split in listed.splits.values() for image, _ in split.pairs})
+    if not images and listed.unlisted:
+        raise _undrawable(next(iter(listed.unlisted.values())), root, layout)
     found = sizes_of(images[:: max(1, len(images) // SIZES_READ)])
     if not found:
         raise ConfigError("no image can be read", where=root, remedy="restore the files")
     return found
+
+
+def _undrawable(error: ConfigError, root: Path, layout: Layout) -> ConfigError:
+    """There is no run.toml yet whose keys a person could mend."""
+    if layout.total >= len(SPLITS):
+        return error
+    return ConfigError(error.what, where=root, remedy="add some: train, val and test need at least one image each")
 
 
 def _scan(config: DataConfig, root: Path, tables: Sequence[ClassTable], console: Console) -> Scan:

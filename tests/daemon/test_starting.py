@@ -189,6 +189,13 @@ def test_what_is_no_data_set_is_refused_and_nothing_is_written(tmp_path, make):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_two_pairs_are_too_few_and_no_fault_of_the_files(tmp_path):
+    with pytest.raises(ConfigError, match="2 images with masks cannot make 3 splits") as refused:
+        init(pairs(tmp_path, count=2))
+    assert refused.value.where == str(tmp_path)
+    assert "at least one image each" in (refused.value.remedy or "")
+
+
 @pytest.mark.parametrize(
     ("sizes", "scale"),
     [
