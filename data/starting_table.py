@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..plain import one_line
 from .audit import WEIGHT_LIMIT, AuditReport, judge
 from .classes import ClassEntry, ClassTable, load_class_table
 from .colours import as_hex, as_percent, packed_colours, tally
@@ -33,6 +34,7 @@ DEEPEST = 2
 MOST_FILES = 200
 MOST_CLASSES = 64
 """More colours or ids than this are no classes that somebody drew."""
+FILES_NAMED = 3
 FEW_PIXELS = 1e-4
 """Share of the pixels: a colour below it is a smoothed edge, not a class."""
 
@@ -108,7 +110,7 @@ def proposed_table(config: DataConfig, scan: Scan, path: Path) -> tuple[str, str
     masks = [MaskFile(split.name, e.pair.mask, e.facts) for split in scan.splits.values() for e in split.read]
     facts = [mask.facts for mask in masks]
     if not masks:
-        raise ConfigError("no mask could be read", where=path.parent, remedy="see the files named above")
+        raise _unread(scan, path)
     if _black_and_white(config, masks, path):
         return _table_of({0: "background", 1: "foreground"}, ["black is 0, white (any other value) is 1"]), "binary"
     settled = settle(masks, ClassTable(path, ()), config)
@@ -118,6 +120,19 @@ def proposed_table(config: DataConfig, scan: Scan, path: Path) -> tuple[str, str
         problem = settled.errors[0]
         raise ConfigError(problem.what, where=path.parent, remedy=problem.remedy)
     return _table_of_colours(facts, path), "auto"
+
+
+def _unread(scan: Scan, path: Path) -> ConfigError:
+    """Why there is not one mask to go by: a few files with their faults."""
+    bad = [file for split in scan.splits.values() for file in split.bad]
+    lines = [f"    {one_line(file.path)}: {file.reason}" for file in bad[:FILES_NAMED]]
+    more = [f"    and {len(bad) - FILES_NAMED} more"] if len(bad) > FILES_NAMED else []
+    remedies = Counter(file.remedy for file in bad if file.remedy).most_common(1)
+    return ConfigError(
+        "\n".join(["no mask could be read", *lines, *more]),
+        where=path.parent,
+        remedy=remedies[0][0] if remedies else "restore the files",
+    )
 
 
 def _files(folder: Path, level: int = 0) -> Iterator[Path]:

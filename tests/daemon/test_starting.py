@@ -196,6 +196,20 @@ def test_two_pairs_are_too_few_and_no_fault_of_the_files(tmp_path):
     assert "at least one image each" in (refused.value.remedy or "")
 
 
+def test_masks_as_jpeg_are_refused_with_a_few_of_their_names_and_the_way_out(tmp_path):
+    for mask in (pairs(tmp_path) / "masks").iterdir():
+        with Image.open(mask) as pixels:
+            pixels.save(mask.with_suffix(".jpg"))
+        mask.unlink()
+    with pytest.raises(ConfigError) as refused:
+        init(tmp_path)
+    said = refused.value.what.splitlines()
+    assert said[0] == "no mask could be read"
+    assert sum("masks/" in line and ".jpg: a JPEG mask" in line for line in said) == 3
+    assert said[-1].strip() == "and 9 more"
+    assert "PNG" in (refused.value.remedy or "")
+
+
 @pytest.mark.parametrize(
     ("sizes", "scale"),
     [
