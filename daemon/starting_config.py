@@ -177,5 +177,12 @@ def _scale_remark(start: Start) -> str:
 
 def _line(key: str, value: Any, remark: str = "") -> str:
     """One setting as TOML, with a remark in its own column."""
-    written = tomli_w.dumps({key: value}, multiline_strings=False).strip().replace("\n", "").replace("    ", "")
+    written = f"{key} = {_as_toml(value)}"
     return f"{written:<38} # {remark}" if remark else written
+
+
+def _as_toml(value: Any) -> str:
+    """On one line, also a list."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    return tomli_w.dumps({"it": value}).strip().removeprefix("it = ")

@@ -210,6 +210,16 @@ def test_masks_as_jpeg_are_refused_with_a_few_of_their_names_and_the_way_out(tmp
     assert "PNG" in (refused.value.remedy or "")
 
 
+@pytest.mark.parametrize("name", ["four    spaces", 'a "quote"', "a\\slash", "a\ttab"])
+def test_a_path_is_written_as_it_is_whatever_stands_in_it(tmp_path, name):
+    (pairs(tmp_path, f"{name}/images", f"{name}/masks") / "classes.json").write_text(IDS)
+    for mask in (tmp_path / name / "masks").iterdir():
+        mask.rename(mask.with_stem(f"{mask.stem}_its    own"))
+    assert init(tmp_path)[0]
+    assert data_of(tmp_path)["images"] == f"{name}/images"
+    assert data_of(tmp_path)["mask_suffixes"][-1] == "_its    own"
+
+
 @pytest.mark.parametrize(
     ("sizes", "scale"),
     [
