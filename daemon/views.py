@@ -114,13 +114,13 @@ def _uses(run: RunDir) -> Iterator[str]:
 
 
 def to_try_it_on(data: ResolvedData) -> Path | None:
-    """The directory of the test images, or one of them where others lie beside them; `None` where they are gone."""
+    """The directory of the test images, or one of them where others lie there or below; `None` where they are gone."""
     image = next((data.root / pair.image for pair in data.splits.get("test", ())), None)
     if image is None or not image.is_file():
         return None
     others = {other.image for name, split in data.splits.items() if name != "test" for other in split}
     others |= {pair.mask for split in data.splits.values() for pair in split}
-    mixed = any((data.root / other).parent == image.parent for other in others)
+    mixed = any((data.root / other).is_relative_to(image.parent) for other in others)
     return image if mixed else image.parent
 
 

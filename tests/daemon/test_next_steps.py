@@ -56,8 +56,10 @@ def test_the_best_network_is_tried_on_the_directory_of_the_test_images(tmp_path)
     [
         {"train": ("images/a.png", "masks/a.png"), "test": ("images/b.png", "masks/b.png")},
         {"test": ("test/b.png", "test/b_mask.png")},
+        {"test": ("test/b.jpg", "test/masks/b.png")},
+        {"train": ("train/deeper/a.png", "masks/a.png"), "test": ("b.png", "masks/b.png")},
     ],
-    ids=["images of train", "masks"],
+    ids=["images of train", "masks", "masks below", "images of train below"],
 )
 def test_where_others_lie_beside_them_it_is_one_image(tmp_path, splits):
     assert to_try_it_on(data(tmp_path, **splits)) == tmp_path / splits["test"][0]
