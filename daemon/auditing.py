@@ -72,7 +72,7 @@ def tell_effort(report: AuditReport, console: Console) -> None:
 
 def require_trainable(report: AuditReport, config: RunConfig, source: Path) -> ResolvedData:
     """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
-    data = require(report)
+    data = require(report, again=next_steps.command("audit", source))
     try:
         config.loss.resolved(data.classes)
     except ConfigError as error:

@@ -96,7 +96,7 @@ def run(
 
         show_plan(config, name=name, runs_dir=runs_dir, drills=drills, console=_console())
         raise typer.Exit(0)
-    console = cli_living.console_for(log_format, config, _console)
+    console = cli_living.console_for(log_format, config, _console, name=name, runs_dir=runs_dir)
     try:
         code = run_job(
             config,
@@ -151,6 +151,7 @@ def audit(
     The same, with every file and a picture of images beside their masks, is written into audit.md and audit.png.
     """
     from ..data.audit_view import render
+    from . import next_steps
     from .auditing import audit_data, keep_audit, require_told, require_trainable, tell_effort, tell_next
     from .config import load_config
 
@@ -159,7 +160,7 @@ def audit(
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        render(report, _console())
+        render(report, _console(), again=next_steps.command("audit", config))
     tell_effort(report, _console(stderr=json))
     keep_audit(report, config.parent if output is None else output, _console(stderr=json))
     if not json:

@@ -29,7 +29,9 @@ LogFormat = Annotated[
 ]
 
 
-def console_for(log_format: str, source: Path, text_console: Callable[[], Console]) -> Console:
+def console_for(
+    log_format: str, source: Path, text_console: Callable[[], Console], *, name: str | None, runs_dir: Path
+) -> Console:
     """Where `segwatch run` prints; on a terminal that a lost connection takes away, with a hint."""
     if log_format == "json":
         from .json_lines import JsonConsole
@@ -37,7 +39,7 @@ def console_for(log_format: str, source: Path, text_console: Callable[[], Consol
         return JsonConsole(sys.stdout)
     from .lifeline import hint
 
-    console, words = text_console(), hint(source)
+    console, words = text_console(), hint(source, name, runs_dir)
     if words is not None:
         console.print(words, soft_wrap=True, highlight=False, markup=False)
     return console

@@ -26,6 +26,7 @@ from ..evaluator.config import EvaluatorConfig
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Done, EvaluationReport, Refused, Request, Working, report_path
 from ..evaluator.statistics import Difference, difference, read_per_image
+from . import next_steps
 from .auditing import audit_data
 from .config import RunConfig, load_config
 from .evaluations import read_report
@@ -90,7 +91,7 @@ def _audited(source: Path, config: RunConfig, console: Console) -> ResolvedData:
     """The data to score on, with what is remarkable about it said; faults of train alone are none of it."""
     named = tuple(split for split in SCORED_SPLITS if config.data.split or config.data.table(split))
     report = audit_data(source, config, console, splits=named)
-    data = require(report)
+    data = require(report, again=next_steps.command("audit", source))
     for warning in report.warnings:
         _say(console, f"note: {warning.what}")
     if not config.data.split and config.data.train is None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ..errors import RunHeldError
 from ..evaluator.report import Request, report_path
-from . import alerts, rules, views
+from . import alerts, going_on, rules, views
 from .config import RunConfig
 from .evaluations import report_of
 from .events import Event, Outcome, RescoreWanted, RunFinished, ScoreRecorded
@@ -133,7 +133,7 @@ def _lines(run: RunDir, filled: Filled) -> list[str]:
         f"epoch {epoch} of attempt {attempt} could not be scored: {reason}" for attempt, epoch, reason in filled.failed
     ]
     if not WorkerLock(run.path).free():
-        lines.append("a worker trains here without a daemon; `segwatch run` with its run.toml watches it again")
+        lines.append(f"a worker trains here without a daemon; `{going_on.command(run)}` watches it again")
     lines += [
         f"the report of epoch {epoch} of attempt {attempt} is gone for good, and its weights with it; its score is kept"
         for attempt, epoch in filled.gone
@@ -235,7 +235,9 @@ class _Filler:
 
     def _update_alerts(self) -> None:
         history = self._recorder.history
-        now = rules.current_alerts(history, self._config.alerts, trainer=self._config.trainer)
+        now = rules.current_alerts(
+            history, self._config.alerts, trainer=self._config.trainer, calls=going_on.calls(self._run)
+        )
         self._record_all(alerts.changes(history.alerts, now, time.time()))
 
     def _restored(self, request: Request) -> int:

@@ -16,6 +16,7 @@ from ..data.frozen import FrozenFile, read_frozen, require_unchanged, write_froz
 from ..data.resolved import ResolvedData
 from ..durable import dumps, write_atomic, write_text
 from ..errors import ConfigError
+from . import going_on
 from .config import RunConfig, changed_keys
 from .places import Places
 from .rundir import FILES, LOCK, RunDir
@@ -55,6 +56,7 @@ def create(run: RunDir, source: Path, config: RunConfig, data: ResolvedData, fil
     for name in ("attempts", "checkpoints", "evaluations", "incidents", "tensorboard/train", "tensorboard/eval"):
         (run.path / name).mkdir(parents=True, exist_ok=True)
     write_text(run.path / "run.toml", source.read_text())
+    going_on.remember(run, source)
     write_frozen(run.path / FILES, files)
     _freeze(run, config, data)
 
@@ -94,6 +96,7 @@ def require_same_files(run: RunDir, told: Callable[[str], None], *, splits: Sequ
         files,
         splits=splits,
         where=run.path,
+        again=going_on.command(run),
         told=lambda doubtful: told(f"{doubtful} files bear another time than before: their content is compared"),
     )
     if now != files:
@@ -124,6 +127,7 @@ def accept(run: RunDir, source: Path, config: RunConfig, *, retry: bool = False)
             where=source,
             remedy="put them back to go on, or start another run with --name",
         )
+    going_on.remember(run, source)
     if changes:
         write_text(run.path / "run.toml", source.read_text())
         _freeze(run, config, frozen_data(run))

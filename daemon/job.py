@@ -189,7 +189,7 @@ def _begin(run: RunDir, source: Path, config: RunConfig, console: Console, *, re
 def _audited(source: Path, config: RunConfig, console: Console) -> tuple[AuditReport, ResolvedData]:
     report = audit_data(source, config, console)
     with nobody_may_look():
-        render(report, console, errors=False)
+        render(report, console, again=next_steps.command("audit", source), errors=False)
     return report, require_trainable(report, config, source)
 
 

@@ -13,7 +13,14 @@ KEPT_BY = ("TMUX", "STY", "ZELLIJ", "INVOCATION_ID")
 REMOTE = ("SSH_CONNECTION", "SSH_TTY", "MOSH_CONNECTION")
 
 
-def hint(source: Path, environment: Mapping[str, str] = os.environ, *, terminal: bool | None = None) -> str | None:
+def hint(
+    source: Path,
+    name: str | None,
+    runs_dir: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    terminal: bool | None = None,
+) -> str | None:
     """A sentence where the run hangs on a connection; `None` where it is kept, local, or nobody looks.
 
     The daemon outlives its terminal by itself (SIGHUP is ignored); what ends it then is a system that ends all
@@ -24,9 +31,11 @@ def hint(source: Path, environment: Mapping[str, str] = os.environ, *, terminal:
         return None
     if not any(environment.get(name) for name in REMOTE):
         return None
-    name = shlex.quote(str(source))
+    asked = [] if name is None else ["--name", name]
+    asked += [] if str(runs_dir) == "runs" else ["--runs-dir", str(runs_dir)]
+    words = shlex.join([str(source), *asked])
     return (
         "hint: this terminal hangs on a connection. A lost one does not stop the run, unless the system ends what a "
         "login leaves behind (KillUserProcesses=yes), but nobody sees this screen again. Better: "
-        f"tmux new -s segwatch segwatch run {name}; or as a service: segwatch systemd {name}"
+        f"tmux new -s segwatch segwatch run {words}; or as a service: segwatch systemd {words}"
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..durable import read_lines
 from ..errors import UsageError
+from . import going_on
 from .glance_file import EVENTS, any_glance, read_glance
 from .identity import Identity
 from .rundir import RunDir, paths_in
@@ -53,6 +54,8 @@ class Sight:
     """Milestones of earlier runs with the same classes, by name."""
     wishes: list[Wish] = field(default_factory=list)
     """What people asked for and no daemon has taken up yet."""
+    again: str = "segwatch run"
+    """The command that goes on with it, whole."""
 
 
 def look_at(run: RunDir) -> Sight:
@@ -93,6 +96,7 @@ class Looker:
             gpus=_gpus(attempt["device"]) if worker_alive and not self._alone else None,
             siblings={} if self._alone else dict(_siblings(run.path, figures)),
             wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],
+            again=going_on.command(run),
         )
 
     def _figures(self, *, someone_writes: bool) -> dict[str, Any]:

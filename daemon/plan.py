@@ -11,7 +11,7 @@ from rich.console import Console
 from ..data.audit_view import render
 from ..data.resolved import ResolvedData
 from ..trainer.contract import Drill
-from . import doctor, memory_checks, place_checks
+from . import doctor, memory_checks, next_steps, place_checks
 from .auditing import audit_data, require_trainable
 from .check import gigabytes
 from .config import RunConfig, load_config
@@ -24,7 +24,7 @@ def show_plan(source: Path, *, name: str | None, runs_dir: Path, drills: list[Dr
     """Audit the data and print what `segwatch run` would do. Raises ConfigError where it would refuse."""
     config = load_config(source)
     report = audit_data(source, config, console)
-    render(report, console, errors=False)
+    render(report, console, again=next_steps.command("audit", source), errors=False)
     data = require_trainable(report, config, source)
     found = survey(config, source.resolve().parent)
     run = RunDir(runs_dir / (name or source.stem))

@@ -56,7 +56,7 @@ class Postmortem:
     """All that is known of one incident."""
 
     run: str
-    """Its name, by which commands find it."""
+    """How a command has to call it."""
     history: History
     incident: Incident
     row: Row
@@ -69,15 +69,19 @@ class Postmortem:
     """Why there will be none of the last steps; empty where there is one, or one is being drawn."""
 
 
-def gather(run_dir: Path, history: History, incident: Incident, *, no_picture: str = "") -> Postmortem:
-    """Read what lies on the disk. Raises OSError."""
+def gather(
+    run_dir: Path, history: History, incident: Incident, *, called: str | None = None, no_picture: str = ""
+) -> Postmortem:
+    """Read what lies on the disk. `called` is the run as a command names it here: a page that is kept is read from
+    anywhere, and has its whole path. Raises OSError.
+    """
     directory = incident_dir(run_dir, incident.number)
     following = ledger.next_fatal(history, incident)
     asked = [incident] if following is None else [incident, following]
     measured = ledger_page.measured(run_dir, history, asked)
     present = frozenset(path.name for path in directory.iterdir()) if directory.is_dir() else frozenset()
     return Postmortem(
-        run=run_dir.name,
+        run=called or str(run_dir),
         history=history,
         incident=incident,
         row=ledger.row(history, incident, measured),

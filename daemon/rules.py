@@ -19,6 +19,7 @@ from .collapse import Collapse, worth_a_roll_back
 from .events import AlertState, Evidence, Severity
 from .findings import advice_of_finding, suspect_device
 from .gains import KeptUp, Trend
+from .going_on import NOT_KNOWN, Calls
 from .history import History
 from .members import SCORED_SPLITS, Incident
 from .series import DataChange
@@ -37,8 +38,18 @@ HIDES_TRENDS = frozenset(cause.value for cause in Cause if cause is not Cause.IN
 class Rules:
     """The rules over one history, asked after every fact: what the scores say is folded on, not counted again."""
 
-    def __init__(self, config: AlertsConfig, *, trainer: TrainerConfig | None = None, rolls_back: bool = False) -> None:
-        """`rolls_back` says that a collapse is answered (`recovery.on_collapse`), not only told."""
+    def __init__(
+        self,
+        config: AlertsConfig,
+        *,
+        trainer: TrainerConfig | None = None,
+        rolls_back: bool = False,
+        calls: Calls = NOT_KNOWN,
+    ) -> None:
+        """`rolls_back` says that a collapse is answered (`recovery.on_collapse`), not only told; `calls` are the
+        commands that are advised.
+        """
+        self._calls = calls
         self._config = config
         self._trainer = trainer
         self._rolls_back = rolls_back
@@ -52,8 +63,9 @@ class Rules:
         )
 
     @classmethod
-    def of(cls, config: RunConfig) -> Rules:
-        return cls(config.alerts, trainer=config.trainer, rolls_back=config.recovery.on_collapse == "restart")
+    def of(cls, config: RunConfig, calls: Calls) -> Rules:
+        rolls_back = config.recovery.on_collapse == "restart"
+        return cls(config.alerts, trainer=config.trainer, rolls_back=rolls_back, calls=calls)
 
     def current_alerts(self, history: History) -> list[Alert]:
         """Every alert that holds; those that a graver one explains are marked."""
@@ -66,10 +78,10 @@ class Rules:
             *_broken_checkpoints(history),
             *_failed_evaluations(history),
             *_evaluation_lag(history, self._config),
-            *_gave_up(history),
+            *_gave_up(history, self._calls),
             *_disk(history),
             *_data_changes(history),
-            *score_alerts(history, trend, self._config, schedule),
+            *score_alerts(history, trend, self._config, schedule, self._calls),
             *collapse_alerts(history, trend, self.collapse(history)),
         ]
         on_probation = {f"incident:{i.number}" for i in history.open_incidents() if history.trains_again(i)}
@@ -82,9 +94,11 @@ class Rules:
         return worth_a_roll_back(self._trend.with_(history), history) if self._rolls_back else None
 
 
-def current_alerts(history: History, config: AlertsConfig, *, trainer: TrainerConfig | None = None) -> list[Alert]:
+def current_alerts(
+    history: History, config: AlertsConfig, *, trainer: TrainerConfig | None = None, calls: Calls = NOT_KNOWN
+) -> list[Alert]:
     """The same for a history that is looked at once."""
-    return Rules(config, trainer=trainer).current_alerts(history)
+    return Rules(config, trainer=trainer, calls=calls).current_alerts(history)
 
 
 # --- before anything happens ---------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def _evaluation_lag(history: History, config: AlertsConfig) -> Iterator[Alert]:
         )
 
 
-def _gave_up(history: History) -> Iterator[Alert]:
+def _gave_up(history: History, calls: Calls) -> Iterator[Alert]:
     if history.gave_up is not None:
         best = history.best.get("test")
         kept = "no epoch was scored" if best is None else f"best test mIoU {best.miou:.4f} of epoch {best.epoch.epoch}"
@@ -286,7 +300,7 @@ def _gave_up(history: History) -> Iterator[Alert]:
             cause=history.gave_up.reason,
             evidence={"attempts": len(history.attempts), "incidents": len(history.incidents)},
             action=f"The worker stays down. Kept: {kept}; report.md says what happened.",
-            advice="Mend the cause, then `segwatch run … --retry` goes on from the last good state.",
+            advice=f"Mend the cause, then `{calls.run} --retry` goes on from the last good state.",
         )
 
 

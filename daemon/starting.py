@@ -27,6 +27,7 @@ from ..data.starting_table import Candidate, colours_of, judged, proposed_table,
 from ..durable import write_text
 from ..errors import ConfigError, UsageError
 from ..plain import one_line
+from . import next_steps
 from .bars import bar
 from .config import parse_config
 from .rundir import shown
@@ -63,7 +64,7 @@ def initialise(folder: Path, output: Path | None, console: Console) -> bool:
     text = run_toml(found.start)
     parse_config(text.encode(), target)  # what we write, we can read
     _write(target, text, found.new_table)
-    render(found.report, console)
+    render(found.report, console, again=next_steps.command("audit", target))
     _say(console, "")
     for line in _findings(found, folder):
         _say(console, line)

@@ -27,7 +27,7 @@ from ..trainer.contract import (
     Drill,
     attempt_dir,
 )
-from . import alerts, process, rollback, rules, storage, upkeep
+from . import alerts, going_on, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig
 from .desk import Desk
@@ -105,7 +105,7 @@ class Supervisor:
         self._lock = process.WorkerLock(run.path)
         self._worker: Worker | None = None
         self._observer = Observer(run, recorder, screen)
-        self._rules = rules.Rules.of(config)
+        self._rules = rules.Rules.of(config, going_on.calls(run))
         self._diagnosing = self._diagnoses(diagnosis_command)
         self._trials = Trials(config, recorder)
         self._answers = Answers(

@@ -15,6 +15,7 @@ from .alert import Alert
 from .collapse import Collapse, class_collapses, miou_collapse
 from .events import Evidence, Severity
 from .gains import Trend, gain_over
+from .going_on import Calls
 from .history import History
 
 if TYPE_CHECKING:
@@ -30,17 +31,19 @@ TAIL_SHARE = 0.2
 """Of the base learning rate: below it a schedule is in its tail, which is made for a plateau."""
 
 
-def score_alerts(history: History, trend: Trend, config: AlertsConfig, schedule: Schedule) -> Iterator[Alert]:
+def score_alerts(
+    history: History, trend: Trend, config: AlertsConfig, schedule: Schedule, calls: Calls
+) -> Iterator[Alert]:
     if not trend.count:
         return
-    yield from _level(trend, config)
+    yield from _level(trend, config, calls)
     yield from _stall(trend, config, share=rate_share(_done(history, trend), schedule))
     yield from _single_class(trend)
     yield from _disagreement(history, trend, config)
     yield from _parting(trend, config)
 
 
-def _level(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
+def _level(trend: Trend, config: AlertsConfig, calls: Calls) -> Iterator[Alert]:
     assert trend.best is not None
     latest, best = trend.latest, trend.best[1]
     evidence: Evidence = {"epoch": latest.epoch, "best_test_miou": round(best, 4)}
@@ -76,7 +79,7 @@ def _level(trend: Trend, config: AlertsConfig) -> Iterator[Alert]:
             "class table is the first suspect",
             evidence,
             "None: training goes on.",
-            "Run `segwatch audit run.toml`: ids that are not what their names say, masks read in a wrong format, "
+            f"Run `{calls.audit}`: ids that are not what their names say, masks read in a wrong format, "
             "or classes that test has and train has not.",
         )
 

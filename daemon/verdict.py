@@ -128,9 +128,9 @@ def _health(sight: Sight, state: str) -> tuple[str, str, float | None]:
         if alert["severity"] == "critical":
             return "unhealthy", f"{alert['code']}: {alert['cause']}", alert["since"]
     if state == "unwatched":
-        return "degraded", "the worker trains, but no daemon watches it: `segwatch run` adopts it", None
+        return "degraded", f"the worker trains, but no daemon watches it: `{sight.again}` adopts it", None
     if state == "interrupted":
-        return "degraded", "daemon and worker are gone before the end: `segwatch run` goes on", _last_sign(sight)
+        return "degraded", f"daemon and worker are gone before the end: `{sight.again}` goes on", _last_sign(sight)
     for alert in firing:
         if alert["severity"] == "warning":
             return "degraded", f"{alert['code']}: {alert['cause']}", alert["since"]

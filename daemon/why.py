@@ -14,7 +14,7 @@ from . import next_steps
 from .history import History
 from .members import Incident
 from .postmortem import PAGE, PICTURE, Postmortem, as_json, gather, incident_dir, page
-from .rundir import RunDir
+from .rundir import RunDir, shown
 from .store import read_events
 
 PICTURES = re.compile(r"!\[([^\]\n]*)\]\(([^)\n]*)\)")
@@ -34,7 +34,7 @@ def look(run: RunDir, number: int | None) -> Postmortem | None:
     history = History.of(read_events(run.path))
     if number is None and not history.incidents:
         return None
-    return gather(run.path, history, find_incident(history, number, run))
+    return gather(run.path, history, find_incident(history, number, run), called=shown(run.path))
 
 
 def find_incident(history: History, number: int | None, run: RunDir) -> Incident:

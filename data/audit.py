@@ -179,29 +179,31 @@ def judge(
     return _Outcome(config, root, table, scan, settled, contents, leaks, selection, findings).report(weight_limit)
 
 
-def require(report: AuditReport) -> ResolvedData:
-    """The resolved data, or one ConfigError that holds every error of the audit."""
+def require(report: AuditReport, *, again: str = "segwatch audit run.toml") -> ResolvedData:
+    """The resolved data, or one ConfigError that holds every error; `again` is the command that audits the same."""
     if report.resolved is not None:
         return report.resolved
     assert report.errors
     if len(report.errors) == 1:
         (only,) = report.errors
-        raise ConfigError(_with_files(only), where=only.where, remedy=only.remedy)
-    parts = [str(ConfigError(_with_files(error), where=error.where, remedy=error.remedy)) for error in report.errors]
+        raise ConfigError(_with_files(only, again), where=only.where, remedy=only.remedy)
+    parts = [
+        str(ConfigError(_with_files(error, again), where=error.where, remedy=error.remedy)) for error in report.errors
+    ]
     raise ConfigError(
         "\n".join([f"{len(parts)} things about the data want mending:", *parts]),
-        remedy="`segwatch audit run.toml` shows what the data holds",
+        remedy=f"`{again}` shows what the data holds",
     )
 
 
-def _with_files(problem: Problem) -> str:
+def _with_files(problem: Problem, again: str) -> str:
     lines = [
         problem.what,
         *(f"    {line}" for line in problem.lines),
         *(f"    {one_line(file)}" for file in problem.files[:FILES_IN_A_MESSAGE]),
     ]
     if len(problem.files) > FILES_IN_A_MESSAGE:
-        lines.append(f"    and {len(problem.files) - FILES_IN_A_MESSAGE} more, all in `segwatch audit run.toml --json`")
+        lines.append(f"    and {len(problem.files) - FILES_IN_A_MESSAGE} more, all in `{again} --json`")
     return "\n".join(lines)
 
 

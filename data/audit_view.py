@@ -17,10 +17,10 @@ FILES_SHOWN = 50
 FILES_OF_A_WARNING = 3
 
 
-def render(report: AuditReport, console: Console, *, errors: bool = True) -> None:
+def render(report: AuditReport, console: Console, *, again: str, errors: bool = True) -> None:
     """The classes with their shares, then warnings, errors last, then the classes to use, as TOML. 80 columns suffice.
 
-    Without `errors` those are left to the caller, who raises them.
+    Without `errors` those are left to the caller, who raises them. `again` is the command that audits the same data.
     """
     for line in summary(report):
         console.print(Text(line))
@@ -31,9 +31,9 @@ def render(report: AuditReport, console: Console, *, errors: bool = True) -> Non
         if line := absent(report):
             console.print(Text(line, style="dim"))
     for problem in report.warnings:
-        _print_problem(console, "warning", "yellow", problem)
+        _print_problem(console, "warning", "yellow", problem, again)
     for problem in report.errors if errors else ():
-        _print_problem(console, "error", "bold red", problem)
+        _print_problem(console, "error", "bold red", problem, again)
     console.print()
     console.print(_verdict(report))
 
@@ -73,7 +73,7 @@ def _swatch(colour: str) -> Text:
     return Text("\N{FULL BLOCK}" * 2, style=colour.lower())
 
 
-def _print_problem(console: Console, kind: str, style: str, problem: Problem) -> None:
+def _print_problem(console: Console, kind: str, style: str, problem: Problem, again: str) -> None:
     head = Text.assemble((kind, style), ": ", problem.what)
     if problem.where:
         head.append(f"\n{one_line(problem.where)}", style="dim")
@@ -84,7 +84,7 @@ def _print_problem(console: Console, kind: str, style: str, problem: Problem) ->
     shown = FILES_SHOWN if kind == "error" else FILES_OF_A_WARNING
     below = [Text(one_line(file)) for file in problem.files[:shown]]
     if len(problem.files) > shown:
-        below.append(Text(f"and {len(problem.files) - shown} more, all with --json"))
+        below.append(Text(f"and {len(problem.files) - shown} more, all with: {again} --json"))
     for text in (*below, Text(f"-> {problem.remedy}")):
         console.print(Padding(text, (0, 0, 0, 2), expand=False))
 

@@ -33,11 +33,11 @@ REFUSED = "the data is not what it was when this run began"
 _SCORED = "Scores from before and after would be of different data, and stand in one series as if they compared."
 _TRAINED = "Epochs from before and after would have learned from different data, and no score could say from which."
 _REMEDY = (
-    "restore the files (a new time stamp or a fresh copy is fine: the content is what counts), and `segwatch run` "
+    "restore the files (a new time stamp or a fresh copy is fine: the content is what counts), and `{again}` "
     "goes on and scores what is missing;\n"
-    "     or begin another run on the data as it is, with --name: it trains from its first epoch, and this run keeps "
-    "its own scores;\n"
-    "     or go on with this run on the files as they are now, with `segwatch run run.toml --accept-data`: a new "
+    "     or begin another run on the data as it is, with another --name: it trains from its first epoch, and this run "
+    "keeps its own scores;\n"
+    "     or go on with this run on the files as they are now, with `{again} --accept-data`: a new "
     "series of scores begins, which is compared with no earlier one"
 )
 
@@ -115,15 +115,17 @@ def require_unchanged(
     splits: Sequence[str] = SPLITS,
     where: Path | None = None,
     listed: int = LISTED,
+    again: str = "segwatch run",
     told: Callable[[int], None] | None = None,
 ) -> tuple[FrozenFile, ...]:
     """`files` with the times that they bear now. `told` hears how many have to be read, before they are.
 
+    `again` is the command that goes on with the run.
     Raises ConfigError with every file of `splits` that changed or is gone; `listed` of them are named.
     """
     now, changes = compare(root, [file for file in files if file.split in splits], told)
     if changes:
-        raise ConfigError(_refusal(changes, listed), where=where, remedy=_REMEDY)
+        raise ConfigError(_refusal(changes, listed), where=where, remedy=_REMEDY.format(again=again))
     return tuple(now.get(file.key, file) for file in files)
 
 

@@ -99,10 +99,17 @@ SSH = {"SSH_CONNECTION": "10.0.0.1 22"}
     ],
 )
 def test_only_a_terminal_that_hangs_on_a_connection_gets_the_hint(environment, terminal, hinted):
-    words = lifeline.hint(Path("my run.toml"), environment, terminal=terminal)
+    words = lifeline.hint(Path("my run.toml"), None, Path("runs"), environment, terminal=terminal)
     assert (words is not None) == hinted
     if words is not None:
-        assert "tmux new -s segwatch segwatch run 'my run.toml'" in words
+        assert "tmux new -s segwatch segwatch run 'my run.toml';" in words
+
+
+def test_the_hint_names_the_run_that_was_asked_for():
+    words = lifeline.hint(Path("run.toml"), "night", Path("my runs"), SSH, terminal=True)
+    assert words is not None
+    for command in ("run", "systemd"):
+        assert f"segwatch {command} run.toml --name night --runs-dir 'my runs'" in words
 
 
 # --- completion ----------------------------------------------------------------------------------------------------

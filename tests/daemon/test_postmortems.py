@@ -159,7 +159,7 @@ def test_the_replay_its_first_layer_and_the_bad_file_stand_on_the_page(site):
     assert "largest finite magnitude that went in was 7.5" in text
     assert "Bad file: `images/train/one.jpg`: 200 is no class. Reproduced from 2 good states." in text
     assert "](bad-file-1.png)" in text
-    assert f"To repeat the diagnosis: `segwatch replay {site.place.name} 1`." in text
+    assert f"To repeat the diagnosis: `segwatch replay {site.place} 1`." in text
 
 
 def test_a_guess_is_called_one(site):
@@ -336,6 +336,16 @@ def test_why_prints_what_the_daemon_wrote(two):
     assert [line for line in kept if line not in told] == []
     assert str(two.path / "incidents" / "002" / "postmortem.md") in told
     assert told[-2:] == ["Next:", f"  segwatch best {two.path}"]
+
+
+def test_why_names_the_run_as_it_is_called_from_where_one_stands_and_the_page_as_from_anywhere(two, monkeypatch):
+    (two.path / "incidents" / "001" / "batch.pt").touch()
+    monkeypatch.chdir(two.path.parent)
+    assert f"`segwatch replay {two.path.name} 1`" in printed(two, 1)
+    monkeypatch.chdir("/")
+    assert f"`segwatch replay {str(two.path).lstrip('/')} 1`" in printed(two, 1)
+    monkeypatch.chdir(two.path / "incidents")
+    assert f"`segwatch replay {two.path} 1`" in printed(two, 1)
 
 
 def test_why_is_a_page_on_a_terminal_and_markdown_in_a_pipe(two):

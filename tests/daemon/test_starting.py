@@ -189,6 +189,16 @@ def test_what_is_no_data_set_is_refused_and_nothing_is_written(tmp_path, make):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_is_left_out_of_the_screen_is_had_by_a_command_that_there_is(tmp_path):
+    for split, take in (("train", 0), ("val", 1), ("test", 2)):
+        for scene in "abcde":
+            write(tmp_path / split / "img" / f"{scene}_{take}.png", photographs(ord(scene) * 9 + take))
+            write(tmp_path / split / "gt" / f"{scene}_{take}.png", ids(take))
+    (tmp_path / "classes.json").write_text(IDS)
+    said = init(tmp_path)[1]
+    assert f"and 2 more, all with: segwatch audit {tmp_path}/run.toml --json" in " ".join(said.split())
+
+
 def test_two_pairs_are_too_few_and_no_fault_of_the_files(tmp_path):
     with pytest.raises(ConfigError, match="2 images with masks cannot make 3 splits") as refused:
         init(pairs(tmp_path, count=2))

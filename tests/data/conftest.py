@@ -106,6 +106,6 @@ def warned(report: AuditReport) -> str:
 
 def shown(report: AuditReport, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    render(report, console)
+    render(report, console, again="segwatch audit my.toml")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

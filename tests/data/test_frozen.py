@@ -59,6 +59,13 @@ def refusal(root: Path, files: tuple[FrozenFile, ...], **how: object) -> str:
     return str(raised.value)
 
 
+def test_the_refusal_names_the_whole_command_that_goes_on(tmp_path, files):
+    (tmp_path / files[0].path).unlink()
+    said = refusal(tmp_path, files, again="segwatch run night.toml --name two")
+    assert "`segwatch run night.toml --name two` goes on" in said
+    assert "`segwatch run night.toml --name two --accept-data`" in said
+
+
 def test_files_that_are_as_they_were_are_not_read(tmp_path, files, forbid_reading) -> None:
     forbid_reading()
     assert require_unchanged(tmp_path, files) == files
