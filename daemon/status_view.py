@@ -68,7 +68,7 @@ def watch(run: RunDir, console: Console, *, json: bool, enough: Callable[[], boo
             if json:
                 console.out(dumps(figures), highlight=False)
             elif live is not None:
-                live.update(drawn(figures, time.time()), refresh=True)
+                live.update(fitted(figures, time.time(), console), refresh=True)
             else:
                 show(figures, console)
                 console.print()
@@ -77,10 +77,17 @@ def watch(run: RunDir, console: Console, *, json: bool, enough: Callable[[], boo
             pause.wait(WATCH_SECONDS)
 
 
-def drawn(figures: dict[str, Any], now: float) -> Text:
-    """The whole page; times are told as of `now`."""
+def fitted(figures: dict[str, Any], now: float, console: Console) -> Text:
+    """The page with as many classes as leave room for all else: what a screen cuts off is what stands last."""
+    pages = (drawn(figures, now, classes=number) for number in range(CLASSES_SHOWN, 0, -1))
+    fitting = (page for page in pages if len(console.render_lines(page, pad=False)) <= console.height)
+    return next(fitting, None) or drawn(figures, now, classes=0)
+
+
+def drawn(figures: dict[str, Any], now: float, *, classes: int = CLASSES_SHOWN) -> Text:
+    """The whole page, with so many of the classes; times are told as of `now`."""
     page = Text()
-    for name, words in _lines(figures, now):
+    for name, words in _lines(figures, now, classes):
         style = STYLES[figures["health"]] if name == "health" else "bold red" if name == "firing" else ""
         page.append(f"{name:13} ", style="bold")
         page.append(f"{words}\n", style=style if figures["firing"] or name != "firing" else "green")
@@ -88,10 +95,11 @@ def drawn(figures: dict[str, Any], now: float) -> Text:
     return page
 
 
-def _lines(figures: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
+def _lines(figures: dict[str, Any], now: float, classes: int) -> Iterator[tuple[str, str]]:
     yield "run", one_line(figures["run"])
     yield "state", _state_words(figures, now)
     yield "health", f"{figures['health']}: {one_line(figures['reason'])}{_since(figures['health_since'], now)}"
+    yield from _firing_lines(figures, now)
     if figures["attempt"] is not None:
         yield "attempt", _attempt_words(figures)
         yield "progress", _progress_words(figures, now)
@@ -100,13 +108,12 @@ def _lines(figures: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "last score", "none yet"
     else:
         yield from _score_lines(figures)
-        yield from _class_lines(figures["classes"])
+        yield from _class_lines(figures["classes"], classes)
     yield "evaluation", _evaluation_words(figures["evaluation"])
     if (device := _device_words(figures)) is not None:
         yield "device", device
     for place, remedy in enumerate(figures["on_probation"]):
         yield "" if place else "on probation", one_line(remedy)
-    yield from _firing_lines(figures, now)
 
 
 # --- how it goes -----------------------------------------------------------------------------------------------------
@@ -221,9 +228,12 @@ def _compared_words(compared: dict[str, Any]) -> str:
     return f"{compared['verdict']} what {who} had at epoch {compared['epoch']} ({spread})"
 
 
-def _class_lines(classes: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _class_lines(classes: Sequence[dict[str, Any]], most: int) -> Iterator[tuple[str, str]]:
     """Worst first: IoU, change since the score before, share of the test and train pixels."""
-    shown = classes[:CLASSES_SHOWN]
+    shown = classes[:most]
+    if classes and not shown:
+        yield "classes", f"no room for {len(classes)} here: `segwatch status` shows them"
+        return
     width = max([len(one_line(each["name"])) for each in shown] + [5])
     yield "classes", f"{'worst first':{width}}      IoU   change  of test  of train"
     for each in shown:

@@ -46,12 +46,12 @@ def test_every_line_is_named_and_what_is_not_known_is_a_dash(tmp_path, run, a_ru
         "run",
         "state",
         "health",
+        "firing",
         "attempt",
         "progress",
         "time left",
         "last score",
         "evaluation",
-        "firing",
     ]
     assert told["time left"] == "-\n"
     assert told["progress"].startswith("epoch - of 5 (0 % done), step 0")
@@ -128,6 +128,37 @@ def test_many_alerts_and_many_classes_leave_room_for_the_rest(tmp_path, a_run):
     assert len(told["classes"].splitlines()) == 18
     assert "and 24 better ones: --json has them all" in told["classes"]
     assert told["firing"].splitlines()[-1] == "and 22 more: `segwatch alerts`"
+
+
+@pytest.mark.parametrize("height", [24, 30, 50])
+def test_a_screen_cuts_classes_and_nothing_else(tmp_path, a_run, height):
+    run = a_run()
+    run.begins(epochs=50, names=tuple(f"class {number}" for number in range(40)))
+    for epoch in (1, 2):
+        run.trains(epoch, 0.1 * epoch)
+    score = run.scores(run.commits(3), "val", 0.5)
+    run.tell(score.model_copy(update={"split": "test", "class_iou": (0.5,) * 40}))
+    fires(run)
+    figures = verdict.status(sight(tmp_path, run, progress=STEP))
+    console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True, color_system=None)
+    lines = console.render_lines(status_view.fitted(figures, 110.0, console), pad=False)
+    told = ["".join(segment.text for segment in line) for line in lines]
+    named = [line[:14].strip() for line in told]
+    assert len(told) <= height
+    assert {"run", "health", "firing", "last score", "classes", "evaluation"} <= set(named)
+    assert named.index("firing") < named.index("last score")
+    assert any("better ones" in line for line in told)
+    shown = sum(line[14:].startswith("class ") for line in told)
+    assert shown == status_view.CLASSES_SHOWN or (shown > 0 and len(told) == height)
+
+
+def test_where_not_one_class_fits_the_page_says_where_they_are(tmp_path, a_run):
+    run = a_run()
+    run.begins(names=("field", "road"))
+    run.trains(1, 0.5)
+    console = Console(file=io.StringIO(), width=80, height=5, force_terminal=True)
+    page = status_view.fitted(verdict.status(sight(tmp_path, run)), 110.0, console).plain
+    assert "no room for 2 here: `segwatch status` shows them" in page
 
 
 def test_the_gpu_is_told_where_it_is_known_and_else_what_the_worker_said(tmp_path, run):
