@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..nearby import did_you_mean, nearest
-from . import wishes
+from . import going_on, wishes
 from .alert_book import AlertBook, Told
 from .codes import ALERT_CODES
 from .rundir import RunDir
@@ -57,4 +57,4 @@ def _when(run: RunDir) -> str:
     """A run without a daemon notifies nobody; what was asked for lies there until one comes."""
     holder = run.holder()
     watched = holder is not None and holder.purpose == "watch" and holder.alive() is not False
-    return "" if watched else ". No daemon runs: the next `segwatch run` takes it up"
+    return "" if watched else f". No daemon runs: `{going_on.command(run)}` takes it up"

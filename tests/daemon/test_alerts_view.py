@@ -7,7 +7,7 @@ import json
 
 import pytest
 from rich.console import Console
-from segwatch.daemon import alerts_view, taking_note, wishes
+from segwatch.daemon import alerts_view, going_on, taking_note, wishes
 from segwatch.daemon.alert_book import AlertBook
 from segwatch.daemon.alerts_view import Wanted
 from segwatch.daemon.attention import Attention
@@ -237,7 +237,7 @@ def test_a_moment_is_a_span_ago_or_a_date_in_utc_unless_it_says_otherwise():
 def test_an_acknowledged_alert_is_marked_at_once_and_is_a_fact_when_a_daemon_looks(site):
     site.tell(NAN, STALL)
     words = taking_note.acknowledge(site.run, "nan-loss")
-    assert "the next `segwatch run` takes it up" in words
+    assert f"`{going_on.command(site.run)}` takes it up" in words
     assert f"acknowledged by {wishes.asker()}" in site.printed(width=200)
     assert site.take_up() == [AlertAcknowledged(fingerprint="incident:1", since=1000.0, by=wishes.asker())]
     assert list(wishes.waiting(site.run.path)) == []
