@@ -66,10 +66,14 @@ def shown_colours(facts: MaskFacts) -> dict[int, int]:
     """Pixels by colour, 0xRRGGBB or TRANSPARENT, as a viewer would show the mask; a new dictionary."""
     if facts.colours:
         return dict(facts.colours)
-    if facts.kind is Kind.BITS:
-        return {0xFFFFFF if value else 0: pixels for value, pixels in facts.values.items()}
-    grey = {pack((value, value, value)): pixels for value, pixels in facts.values.items() if value <= 0xFF}
+    grey = {shown_grey(value, facts): pixels for value, pixels in facts.values.items() if value <= 0xFF}
     return {**grey, TRANSPARENT: facts.clear} if facts.clear else grey
+
+
+def shown_grey(value: int, facts: MaskFacts) -> int:
+    """0xRRGGBB of a grey value up to 255 of this mask, as a viewer would show it."""
+    shade = 0xFF * min(value, 1) if facts.kind is Kind.BITS else value * facts.step
+    return pack((shade, shade, shade))
 
 
 def packed_colours(table: ClassTable) -> dict[int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .classes import ClassTable
-from .colours import Tally, as_hex, fits, ignored_colours, misfit, packed_colours, shown_colours, tally
+from .colours import Tally, as_hex, fits, ignored_colours, misfit, packed_colours, shown_colours, shown_grey, tally
 from .config import NO_LABEL, DataConfig
 from .masks import IN_COLOUR, Kind, MaskFacts
 from .problems import Problem
@@ -162,7 +162,11 @@ class _Judge:
             )
         found = self._read(Reading.IDS, "the value of a pixel is its class id")
         known = packed_colours(self._table)
-        same = all(known.get(colour, colour & 0xFF) == colour & 0xFF for colour in self._found.pixels)
+        same = all(
+            known.get(shown_grey(value, mask.facts), value) == value
+            for mask in self._masks
+            for value in mask.facts.values
+        )
         return found if same else replace(found, warnings=(self._also_colours(values),))
 
     def _also_colours(self, values: set[int]) -> Problem:
@@ -235,7 +239,8 @@ class _Judge:
         others = [mask for mask in self._masks if mask.facts.kind is not Kind.BITS]
         if any(value > WIDEST_GREY for mask in others for value in mask.facts.values):
             return False
-        held = {colour for mask in others for colour in shown_colours(mask.facts)}
+        # By the values, not by what a viewer shows: 0 and 3 of 2 bits are ids, not black and white.
+        held = {colour for mask in others for colour in shown_colours(replace(mask.facts, step=1))}
         return not others or held - {TRANSPARENT} == {BLACK, WHITE}
 
     # --- one reading, if it is possible

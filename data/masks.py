@@ -30,7 +30,9 @@ MANY_COLOURS = 4096
 """No class table is that long: a file with more colours was smoothed, or is no mask."""
 WIDEST_BYTE = 255
 STEPS_OF_GREY = {"L;2": 85, "L;4": 17}
-"""Pillow spreads 2-bit and 4-bit grey over 0 to 255: an id 3 of 2 bits arrives as 255."""
+"""Pillow spreads 2-bit and 4-bit grey over 0 to 255, as viewers do: an id 3 of 2 bits arrives as 255."""
+DEPTHS = {"L;2": 2, "L;4": 4, "L": 8, "1": 1}
+"""Bits of a grey value, where they are not 16."""
 AS_IDS = "save the mask as PNG: one value per pixel, the class id, 255 for no label; or the colours of the class table"
 LOSSLESS = "export the masks again as PNG, from the source: what JPEG did to the edges cannot be undone"
 
@@ -67,6 +69,8 @@ class MaskFacts:
     """Pixels by value: grey value, number, or index into the palette. Empty for colours."""
     clear: int = 0
     """Transparent pixels of grey, which `values` leaves out."""
+    step: int = 1
+    """From one grey to the next, as a viewer shows them: 85 of 2 bits, 17 of 4. `values` are counted without it."""
     colours: dict[int, int] = field(default_factory=dict)
     """Pixels by colour, 0xRRGGBB or TRANSPARENT. Empty where there is no colour but grey."""
     palette: dict[int, int] = field(default_factory=dict)
@@ -132,7 +136,7 @@ def _centres(length: int, target: int) -> np.ndarray:
 def _opened_mask(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """A mask in a mode that says what its pixels are; nothing is decoded yet."""
     with opened(path, FORMATS, content) as image:
-        if image.format == "JPEG" or image.info.get("compression") == "jpeg":
+        if image.format in {"JPEG", "MPO"} or image.info.get("compression") == "jpeg":
             raise MaskFormatError("a JPEG mask: JPEG is lossy and invents values at edges", where=path, remedy=LOSSLESS)
         if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"}:
             raise MaskFormatError(f"pixels of mode {image.mode} are neither ids nor colours", where=path, remedy=AS_IDS)
@@ -163,21 +167,39 @@ def _plain(image: Image.Image) -> Image.Image:
     """Decoded to its end, with transparency as a channel of its own; a palette stays one."""
     if image.mode == "PA":
         return image.convert("RGBA")
-    if "transparency" in image.info and image.mode in {"L", "RGB"}:
-        return image.convert(f"{image.mode}A")
+    if "transparency" in image.info and image.mode == "RGB":
+        return image.convert("RGBA")
     image.load()
     return image
 
 
 def _as_is(image: Image.Image, path: Path) -> np.ndarray:
-    """The numbers of the file: uint8 or uint16 (H, W), uint8 (H, W, 2 to 4); indices of a palette."""
-    step = STEPS_OF_GREY.get(image.info[STORED_AS].rstrip("R"), 1)
+    """The numbers of the file: uint8 or uint16 (H, W), or (H, W, 2) where grey is transparent; uint8 (H, W, 3 or 4);
+    indices of a palette.
+    """
+    clear, step = _clear_grey(image), _step_of(image)
     pixels: np.ndarray = np.asarray(_plain(image))
     if step > 1:
-        pixels = pixels // np.array([step, 1], np.uint8) if pixels.ndim == 3 else pixels // np.uint8(step)
+        pixels = pixels // np.uint8(step)
     if pixels.dtype != np.uint8:
         pixels = _narrow(pixels, path)
-    return pixels
+    return pixels if clear is None else np.stack([pixels, pixels != clear], axis=2)
+
+
+def _step_of(image: Image.Image) -> int:
+    return STEPS_OF_GREY.get(_stored(image), 1)
+
+
+def _stored(image: Image.Image) -> str:
+    return str(image.info[STORED_AS]).rstrip("R")
+
+
+def _clear_grey(image: Image.Image) -> int | None:
+    """The grey value that a PNG declares transparent, as it stands in the file: Pillow compares it with spread ones."""
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int) or image.mode == "P":
+        return None
+    return clear & (1 << DEPTHS.get(_stored(image), 16)) - 1
 
 
 def _seen_indices(image: Image.Image, path: Path) -> np.ndarray:
@@ -207,6 +229,9 @@ def _as_colours(image: Image.Image, path: Path) -> np.ndarray:
     """uint8 (H, W, 3 or 4); grey counts as a colour."""
     if image.mode.startswith("I"):
         raise MaskFormatError("numbers of 16 bits or more, no colours", where=path, remedy='set mask_format = "ids"')
+    if _clear_grey(image) is not None:
+        seen = _as_is(image, path)[..., 1:]
+        return np.concatenate([np.asarray(image.convert("L"))[..., None]] * 3 + [seen], axis=2)
     clear = image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info
     wanted = "RGBA" if clear else "RGB"
     return np.asarray(image if image.mode == wanted else image.convert(wanted))
@@ -322,31 +347,36 @@ def describe_mask(path: Path, keep: Collection[int] = (), content: bytes | None 
 def _facts_of(image: Image.Image, path: Path, keep: Collection[int]) -> MaskFacts:
     """Counted by Pillow where it can: several times as fast as numpy, and other threads run meanwhile."""
     size = image.height, image.width
-    step = STEPS_OF_GREY.get(image.info[STORED_AS].rstrip("R"), 1)
+    clear, step = _clear_grey(image) is not None, _step_of(image)
     match image.mode:
         case "P":
             return _facts_of_palette(image)
         case "1":
+            if clear:
+                return _facts_of_grey_alpha(_as_is(image, path), Kind.BITS)
             image.load()
             return MaskFacts(Kind.BITS, size, values={int(value > 0): n for value, n in _occurring(image.histogram())})
-        case "L" if "transparency" not in image.info:
+        case "L" if not clear:
             image.load()
-            return MaskFacts(Kind.IDS, size, values={value // step: n for value, n in _occurring(image.histogram())})
+            values = {value // step: n for value, n in _occurring(image.histogram())}
+            return MaskFacts(Kind.IDS, size, values=values, step=step)
         case "L" | "LA":
-            return _facts_of_grey_alpha(_as_is(image, path))
+            return _facts_of_grey_alpha(_as_is(image, path), Kind.GREY_ALPHA, step)
         case "RGB" | "RGBA" | "PA":
             plain = _plain(image)
             few = plain.getcolors(MANY_COLOURS)
             counts = _count_many(np.asarray(plain)) if few is None else _merged(few)
             return _facts_of_colours(Kind.RGB if plain.mode == "RGB" else Kind.RGBA, size, counts, keep)
+        case _ if clear:
+            return _facts_of_grey_alpha(_as_is(image, path), Kind.WIDE_IDS)
         case _:
             return MaskFacts(Kind.WIDE_IDS, size, values=_counted(_as_is(image, path)))
 
 
-def _facts_of_grey_alpha(pixels: np.ndarray) -> MaskFacts:
+def _facts_of_grey_alpha(pixels: np.ndarray, kind: Kind, step: int = 1) -> MaskFacts:
     seen = pixels[pixels[..., 1] != 0][:, :1]
     clear = pixels.shape[0] * pixels.shape[1] - len(seen)
-    return MaskFacts(Kind.GREY_ALPHA, _size(pixels), values=_counted(seen) if len(seen) else {}, clear=clear)
+    return MaskFacts(kind, _size(pixels), values=_counted(seen) if len(seen) else {}, clear=clear, step=step)
 
 
 def _occurring(histogram: list[int]) -> list[tuple[int, int]]:

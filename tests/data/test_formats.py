@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def test_greys_that_are_ids_and_colours_of_other_classes_are_told_unless_somebod
     assert 'mask_format = "ids" or "colours"' in warning.remedy
     assert not settled([grey(0, 1, 2)], turned, config("ids")).warnings
     assert not settled([grey(0, 1, 2, 255)], table(0x000000, 0x010101, 0x020202)).warnings
+
+
+def test_grey_of_few_bits_is_an_id_by_its_value_and_a_colour_as_viewers_show_it() -> None:
+    two_bits = replace(grey(0, 3), step=85)
+    assert settled([two_bits], table(RED, GREEN, BLUE, RED)).reading is Reading.IDS, "0 and 3 are not black and white"
+    own = table(0x000000, 0x555555, 0xAAAAAA, WHITE)
+    assert not settled([replace(grey(0, 1, 2, 3), step=85)], own).warnings, "ids and colours say the same"
+    assert settled([replace(grey(0, 1, 2), step=85)], table(0x000000, 0xAAAAAA, 0x555555)).warnings
+    assert count(two_bits, Reading.COLOURS, {0: 0, WHITE: 3}).ids == {0: 100, 3: 100}
+    assert count(two_bits, Reading.IDS, {}).ids == {0: 100, 3: 100}
 
 
 def test_greys_of_a_table_without_ids_can_only_be_its_colours() -> None:
