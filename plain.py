@@ -4,10 +4,19 @@ sequence in it could rewrite a terminal, a line break forge a line of a log. Kno
 
 from __future__ import annotations
 
+NO_UTF8 = frozenset(map(chr, range(0xDC80, 0xDD00)))
+"""What Python reads a byte as that is no UTF-8 (PEP 383)."""
+
 
 def one_line(text: str) -> str:
     """Without line breaks, control characters and runs of spaces: a worker's message may hold a whole traceback."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def speakable(name: str) -> str:
+    r"""A file's name as text that can be written anywhere: bytes of it that are no UTF-8 stand there as \xe9."""
+    bytes_told = "".join(rf"\x{ord(letter) - 0xDC00:x}" if letter in NO_UTF8 else letter for letter in name)
+    return bytes_told.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(text: str) -> str:

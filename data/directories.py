@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -97,8 +98,7 @@ def _below(
                 continue
             if entry.is_dir():
                 waiting.append((directory / entry.name, (*parents, entry.name)))
-            elif Path(entry.name).suffix.lower() in suffixes and entry.is_file():
-                require_text("/".join((*parents, entry.name)), directory)
+            elif Path(entry.name).suffix.lower() in suffixes:  # also what is no file: it is told of, not passed over
                 yield FoundFile(directory / entry.name, normal("/".join((*parents, Path(entry.name).stem))))
 
 
@@ -112,6 +112,15 @@ def require_text(name: str, place: Path) -> None:
             where=legible(str(place)),
             remedy="rename it; `convmv -f latin1 -t utf8 -r --notest DIR` does it for many",
         ) from error
+
+
+def why_no_file(path: Path) -> str:
+    """In words, what stands in the place of a file; empty where there is one, or nothing. A pipe would never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link that leads to no file" if path.is_symlink() else ""
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "no file but a pipe, a socket or a device"
 
 
 def normal(name: str) -> str:

@@ -21,7 +21,7 @@ from .selection import Selection, UsedClass
 
 RARE_SHARE = 1e-4
 """Of the training pixels: below, a low IoU is expected and no sign of a fault."""
-SKIPPABLE = frozenset(Fault) - {Fault.NOT_A_MASK, Fault.TOO_SMALL, Fault.TOO_DEEP}
+SKIPPABLE = frozenset(Fault) - {Fault.NOT_A_MASK, Fault.TOO_SMALL, Fault.TOO_DEEP, Fault.MANY_BANDS}
 """What `on_bad_file = "skip"` may leave out. A wrong format or scale is no matter of single files."""
 
 

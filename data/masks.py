@@ -19,7 +19,8 @@ from PIL import Image
 
 from ..errors import ConfigError
 from .config import LAST_ID, NO_LABEL
-from .rasters import LIMIT_PIXELS, STORED_AS, TooLargeError, opened
+from .directories import why_no_file
+from .rasters import LIMIT_PIXELS, PIXELS_IN_WORDS, STORED_AS, TooLargeError, opened
 from .resolved import TRANSPARENT, Reading, pack
 
 FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
@@ -139,7 +140,8 @@ def _opened_mask(path: Path, content: bytes | None = None) -> Iterator[Image.Ima
         if image.format in {"JPEG", "MPO"} or image.info.get("compression") == "jpeg":
             raise MaskFormatError("a JPEG mask: JPEG is lossy and invents values at edges", where=path, remedy=LOSSLESS)
         if image.mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"}:
-            raise MaskFormatError(f"pixels of mode {image.mode} are neither ids nor colours", where=path, remedy=AS_IDS)
+            held = PIXELS_IN_WORDS.get(image.mode, image.mode)
+            raise MaskFormatError(f"its pixels are {held}: neither ids nor colours", where=path, remedy=AS_IDS)
         stored = image.info[STORED_AS]
         if ";16" in stored and not image.mode.startswith("I"):  # Pillow would drop the lower half without a word
             raise MaskFormatError("colours of 16 bits per channel", where=path, remedy=AS_IDS)
@@ -271,6 +273,8 @@ def _without_label(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _load_array(path: Path) -> np.ndarray:
     """The array of an .npy file, never unpickled, refused by its header before its pixels are read."""
+    if why := why_no_file(path):
+        raise ConfigError(why, where=path, remedy="restore it, or leave its pair out")
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.memmap):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import field_validator
+
 from ..errors import ConfigError
+from ..plain import speakable
 from ..section import Record
 
 
@@ -18,6 +21,14 @@ class Problem(Record):
     """Every file that has it, each with its own reason."""
     lines: tuple[str, ...] = ()
     """To be copied as they are, such as a class table: a printer must not break them."""
+
+    @field_validator("what", "where", "remedy", "files", "lines", mode="before")
+    @classmethod
+    def _speakable(cls, value: object) -> object:
+        """A name in it may not be UTF-8, which no file and no terminal takes."""
+        if isinstance(value, tuple):
+            return tuple(speakable(text) for text in value)
+        return speakable(value) if isinstance(value, str) else value
 
     @classmethod
     def of(cls, error: ConfigError, code: str) -> Problem:

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import ConfigError, SegwatchError
+from ..plain import speakable
 from .config import SPLITS, DataConfig
+from .directories import why_no_file
 from .effort import Effort
 from .frozen import FrozenFile, freeze
 from .masks import MaskFacts, MaskFormatError, describe_mask
 from .pairs import Listing
-from .rasters import TooDeepError, TooLargeError, TurnedError, check_image, scaled_size
+from .rasters import TooDeepError, TooLargeError, TooManyBandsError, TurnedError, check_image, scaled_size
 from .readers import Readers
 from .resolved import Pair
 from .splits import Listings, SplitShare, listings
@@ -47,8 +49,10 @@ class Fault(StrEnum):
     TURNED = "EXIF orientation"
     TOO_LARGE = "too large"
     TOO_DEEP = "image of more than 8 bits per channel"
+    MANY_BANDS = "more bands than RGBA"
     NOT_A_MASK = "mask whose pixels are neither ids nor colours"
     TOO_SMALL = "too small after scaling"
+    NAME = "name that is not UTF-8"
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ def _unpaired(listing: Listing, root: Path) -> Iterator[BadFile]:
 
 def _read(task: _Task, *, root: Path, scale: float, keep: frozenset[int]) -> ReadPair | list[BadFile]:
     """What the pair holds, or what is wrong with both of its files. Runs in any process."""
+    if nameless := [path for path in (task.image, task.mask) if relative(path, root) != os.path.relpath(path, root)]:
+        return [_nameless(path, task, root) for path in nameless]
     bad: list[BadFile] = []
     image = _attempt(lambda: _read_image(task, root), task.image, root, bad)
     mask = _attempt(lambda: _read_mask(task, root, keep), task.mask, root, bad)
@@ -201,6 +207,11 @@ def _read(task: _Task, *, root: Path, scale: float, keep: frozenset[int]) -> Rea
     if misfit := _misfit(pair, size, facts.size, scale):
         return [misfit]
     return ReadPair(pair, facts, (image_file, mask_file))
+
+
+def _nameless(path: Path, task: _Task, root: Path) -> BadFile:
+    """Neither run.lock.toml nor a report could hold it."""
+    return BadFile(Fault.NAME, relative(path, root), "its name is not UTF-8", "rename it", relative(task.image, root))
 
 
 def _attempt(read: Callable[[], Found], path: Path, root: Path, bad: list[BadFile]) -> Found | None:
@@ -223,6 +234,8 @@ def _read_mask(task: _Task, root: Path, keep: frozenset[int]) -> tuple[MaskFacts
 
 
 def _freeze(path: Path, split: str, root: Path) -> tuple[FrozenFile, bytes]:
+    if why := why_no_file(path):
+        raise ConfigError(why, where=path, remedy="restore it, or take it out")
     try:
         return freeze(path, split=split, name=relative(path, root))
     except OSError as error:
@@ -261,13 +274,15 @@ def _fault_of(error: ConfigError, path: Path) -> Fault:
             return Fault.TOO_LARGE
         case TooDeepError():
             return Fault.TOO_DEEP
+        case TooManyBandsError():
+            return Fault.MANY_BANDS
         case _:
             return Fault.EMPTY if path.is_file() and path.stat().st_size == 0 else Fault.UNREADABLE
 
 
 def relative(path: Path, root: Path) -> str:
-    """From the data's root, with `..` where it lies elsewhere."""
-    return os.path.relpath(path, root)
+    """From the data's root, with `..` where it lies elsewhere. Of a name that is not UTF-8, what can be printed."""
+    return speakable(os.path.relpath(path, root))
 
 
 def _as_text(size: tuple[int, ...]) -> str:

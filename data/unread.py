@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from ..plain import speakable
 from .pairs import Listing
 
 
@@ -19,7 +20,7 @@ def hashes_of(listing: Listing, root: Path, sizes: Collection[int]) -> dict[str,
     A file that cannot be read is not the same as any other.
     """
     wanted = frozenset(sizes)
-    return {os.path.relpath(image, root): _hash(image, wanted) for image, _ in listing.pairs}
+    return {speakable(os.path.relpath(image, root)): _hash(image, wanted) for image, _ in listing.pairs}
 
 
 def sizes_of(root: Path, images: Collection[str]) -> set[int]:

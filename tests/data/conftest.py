@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,23 @@ TABLE = """
 2 = { name = "", rgb = [1, 2, 3] }
 3 = { name = "bridge", rgb = [4, 5, 6] }
 """
+
+
+def png(
+    path: Path, *, depth: int, colour_type: int, rows: list[bytes], chunks: dict[bytes, bytes] | None = None
+) -> Path:
+    """A PNG written by hand: Pillow does not write 2-bit and 4-bit grey, nor 16-bit colours."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
+    width = len(rows[0]) * 8 // depth // channels
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
+    extra = b"".join(chunk(name, content) for name, content in (chunks or {}).items())
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return path
 
 
 class DataSet:

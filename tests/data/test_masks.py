@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +18,14 @@ from segwatch.data.rasters import LIMIT_PIXELS, TooLargeError
 from segwatch.data.resolved import COLOURS_END, TRANSPARENT, Reading, pack
 from segwatch.errors import ConfigError
 
+from .conftest import png
+
 IDS = np.resize(np.array([0, 1, 7, 3, 255], dtype=np.uint8), (6, 9))
 RED, GREEN = (200, 10, 20), (10, 200, 20)
 
 
 def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Path:
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
-    return path
-
-
-def png(
-    path: Path, *, depth: int, colour_type: int, rows: list[bytes], chunks: dict[bytes, bytes] | None = None
-) -> Path:
-    """A PNG written by hand: Pillow does not write 2-bit and 4-bit grey, nor 16-bit colours."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
-    width = len(rows[0]) * 8 // depth // channels
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
-    extra = b"".join(chunk(name, content) for name, content in (chunks or {}).items())
-    body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b""))
     return path
 
 
@@ -411,9 +395,9 @@ def test_colours_of_16_bits_are_refused_instead_of_halved(tmp_path: Path) -> Non
         describe_mask(path)
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "F"])
-def test_pixels_that_are_neither_ids_nor_colours_are_refused_by_mode(tmp_path: Path, mode: str) -> None:
-    with pytest.raises(MaskFormatError, match=f"mode {mode}"):
+@pytest.mark.parametrize(("mode", "words"), [("CMYK", "CMYK, the colours of ink"), ("F", "floating-point numbers")])
+def test_pixels_that_are_neither_ids_nor_colours_are_refused_in_words(tmp_path: Path, mode: str, words: str) -> None:
+    with pytest.raises(MaskFormatError, match=f"its pixels are {words}: neither ids nor colours"):
         describe_mask(saved(tmp_path / "a.tif", Image.new(mode, (4, 4))))
 
 

@@ -16,7 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 from segwatch.data import readers as readers_module
-from segwatch.data.config import SPLITS
+from segwatch.data.audit import audit
+from segwatch.data.config import SPLITS, DataConfig
 from segwatch.data.rasters import LIMIT_PIXELS
 from segwatch.data.scan import Fault, Scan, scan_splits
 from segwatch.errors import SegwatchError
@@ -70,6 +71,11 @@ def enlarged(path: Path) -> None:
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
+
+
+def latin_1(path: Path) -> None:
+    """Rename a file so that its stem ends in a byte that is no UTF-8."""
+    path.rename(path.with_name(os.fsdecode(os.fsencode(path.stem) + b"\xe9" + os.fsencode(path.suffix))))
 
 
 def test_every_fault_is_found_at_once_and_named(dataset) -> None:
@@ -136,6 +142,58 @@ def test_a_sound_image_of_more_than_8_bits_is_no_broken_file(dataset) -> None:
     deep = Image.fromarray(np.zeros((40, 48), dtype=np.uint16))
     deep.save(dataset.root / "images/train/a.png")
     assert faults(scan_splits(dataset.config(), dataset.root)) == {Fault.TOO_DEEP: ["images/train/a.png"]}
+
+
+def test_links_that_lead_nowhere_and_pipes_are_bad_files_like_others(dataset) -> None:
+    dataset.splits([0, 1])
+    images, masks = dataset.root / "images/train", dataset.root / "masks/train"
+    for place, name in ((images, "both.png"), (masks, "both.png"), (images, "alone.png")):
+        (place / name).symlink_to(dataset.root / "gone.png")
+    dataset.pair("train", "pipe", [0, 1])
+    (images / "pipe.jpg").unlink()
+    os.mkfifo(images / "pipe.jpg")
+    scan = scan_splits(dataset.config(), dataset.root)
+    assert faults(scan) == {
+        Fault.IMAGE_ALONE: ["images/train/alone.png"],
+        Fault.UNREADABLE: ["images/train/both.png", "masks/train/both.png", "images/train/pipe.jpg"],
+    }
+    assert [file.reason for file in scan.splits["train"].bad if file.fault is Fault.UNREADABLE] == [
+        *["a link that leads to no file"] * 2,
+        "no file but a pipe, a socket or a device",
+    ]
+    assert scan.splits["train"].lost == 3
+
+
+def test_a_name_that_is_not_utf8_is_told_in_letters_that_can_be_written(dataset) -> None:
+    dataset.splits([0, 1])
+    for name in ("caf", "alone"):
+        dataset.pair("train", name, [0, 1])
+        latin_1(dataset.root / f"images/train/{name}.jpg")
+    latin_1(dataset.root / "masks/train/caf.png")
+    (dataset.root / "masks/train/alone.png").unlink()
+    scan = scan_splits(dataset.config(), dataset.root)
+    assert faults(scan) == {
+        Fault.IMAGE_ALONE: [r"images/train/alone\xe9.jpg"],
+        Fault.NAME: [r"images/train/caf\xe9.jpg", r"masks/train/caf\xe9.png"],
+    }
+    assert scan.splits["train"].lost == 2
+    (problem,) = (error for error in audit(dataset.config(), dataset.root).errors if "UTF-8" in error.what)
+    assert problem.files == tuple(rf"{name}: its name is not UTF-8" for name in faults(scan)[Fault.NAME])
+    assert problem.remedy.startswith("rename it")
+    report = audit(dataset.config(on_bad_file="skip"), dataset.root)
+    assert report.skipped["train"] == 2
+    assert rb"caf\\xe9.jpg" in report.model_dump_json().encode()
+    assert report.resolved is not None
+    assert [pair.image for pair in report.resolved.splits["train"]] == ["images/train/a.jpg"]
+
+
+def test_a_name_that_is_not_utf8_can_be_written_wherever_the_listing_tells_it(dataset) -> None:
+    dataset.pair("train", "a", [0, 1])
+    for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+        latin_1(dataset.root / kind / f"train/a{suffix}")
+    settings = {"images": "images", "masks": "masks", "split": {"val": 0.3, "test": 0.3}, "scene_pattern": "x([0-9]+)"}
+    report = audit(DataConfig.model_validate({"classes": "classes.toml", **settings}), dataset.root)
+    assert r"a\\xe9" in report.model_dump_json()
 
 
 def test_what_pillow_warns_of_is_told_in_the_audit_alone(dataset) -> None:
