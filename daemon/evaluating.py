@@ -26,6 +26,7 @@ from ..evaluator.config import EvaluatorConfig
 from ..evaluator.inspection import UnfitError, opened, sha256_of
 from ..evaluator.report import Done, EvaluationReport, Refused, Request, Working, report_path
 from ..evaluator.statistics import Difference, difference, read_per_image
+from ..evaluator.terms import terms
 from . import next_steps
 from .auditing import audit_data
 from .config import RunConfig, load_config
@@ -155,7 +156,7 @@ class Bench:
         self._console = console
         self._fingerprints = {split: data.fingerprint(split) for split in data.splits}
         self._splits = tuple(data.splits)
-        self._classes = data.class_ids
+        self._data = data
         inbox = Inbox()
         scorer = Scorer(
             spec_for(output, output / ".cache", config, data_lock=DATA_LOCK),
@@ -235,7 +236,11 @@ class Bench:
         return (
             report.data_fingerprint == self._fingerprints[split]
             and (report.per_image is None or (self._output / "evaluations" / report.per_image).is_file())
-            and report.class_ids == self._classes
+            and (report.class_ids, report.class_names) == (self._data.class_ids, self._data.class_names)
+            and report.skipped_images == self._data.skipped.get(split, 0)
+            # Behind the number of classes, which is the checkpoint's: what the data says of the score.
+            and report.policy.partition("; ")[2]
+            == terms(self._data, split, self._config.resolution, self._config.window, overlap)
             and (report.resolution, report.window) == (self._config.resolution, self._config.window)
             and report.overlap == overlap
         )

@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from . import confusion_picture, overlays, statistics
 from .batching import Choice, choose, sample
 from .foreign import read_foreign
-from .judging import Resolution, judge, policy
+from .judging import judge, policy
 from .metrics import Scores, score
 from .reading import Checkpoint, Reason, RefusalError, blueprint, read_checkpoint, refuse_foreign
 from .report import (
@@ -44,6 +44,7 @@ from .report import (
     report_path,
 )
 from .scoring import Tally, tally
+from .terms import Resolution
 from .windows import Window
 
 SPLITS = ("val", "test")

@@ -6,20 +6,18 @@ may have seen before. Knows nothing about networks, devices or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from ..checkpoints.manifest import poison_in_words
-from ..data.resolved import Reading, ResolvedData
+from ..data.resolved import ResolvedData
 from .metrics import Scores
 from .report import Verdict
 from .scoring import Tally
+from .terms import Resolution, terms
 from .windows import Window
 
 NAMED = 3
 """How many images or tensors a message names before it only counts them."""
-
-Resolution = Literal["scaled", "native"]
 
 
 def judge(counted: Tally, class_names: Sequence[str], nonfinite_weights: Sequence[str]) -> tuple[Verdict, str]:
@@ -48,7 +46,7 @@ def judge(counted: Tally, class_names: Sequence[str], nonfinite_weights: Sequenc
 
 def policy(scores: Scores | None, data: ResolvedData, split: str, resolution: Resolution, window: Window) -> str:
     """What the means are means of, for whoever compares them with another's."""
-    return "; ".join([_averaged(scores, data), _compared(data, resolution, window), *_left_out(data, split)])
+    return f"{_averaged(scores, data)}; {terms(data, split, resolution, window.side, window.overlap)}"
 
 
 def _averaged(scores: Scores | None, data: ResolvedData) -> str:
@@ -56,28 +54,6 @@ def _averaged(scores: Scores | None, data: ResolvedData) -> str:
     if scores is None:
         return f"no score over the {classes} classes in use"
     return f"mean over the {scores.classes_averaged} classes with truth or prediction, of the {classes} in use"
-
-
-def _compared(data: ResolvedData, resolution: Resolution, window: Window) -> str:
-    if resolution == "native":
-        size = f"native: logits of images scaled to {data.scale:g}, enlarged to the size of each mask"
-    else:
-        size = f"scaled to {data.scale:g}, masks too"
-    if not window.side:
-        return f"{size}; images whole"
-    overlap = f"overlapping by at least {100 * window.overlap:g} %" if window.overlap else "side by side"
-    return f"{size}; larger images in windows of {window.side} x {window.side} px, {overlap}"
-
-
-def _left_out(data: ResolvedData, split: str) -> Iterator[str]:
-    for entry in data.classes:
-        if len(entry.values) > 1:
-            yield f"{entry.name or entry.id} joins the ids {', '.join(map(str, entry.values))}"
-    yield "unused and unknown colours ignored" if data.reading is Reading.COLOURS else "id 255 and unused ids ignored"
-    if skipped := data.skipped.get(split):
-        yield f"{skipped} unusable {'image' if skipped == 1 else 'images'} skipped"
-    if leaked := data.leaked.get(split):
-        yield f"{leaked} of {len(data.splits[split])} images {'is' if leaked == 1 else 'are'} also in train"
 
 
 def _named(names: Sequence[str]) -> str:

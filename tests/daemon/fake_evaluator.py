@@ -39,6 +39,7 @@ from segwatch.evaluator.report import (
     report_path,
 )
 from segwatch.evaluator.statistics import PerImage, miou_interval, write_per_image
+from segwatch.evaluator.terms import terms
 
 PIXELS = 3_000_000_000
 """Of each class in the truth."""
@@ -138,6 +139,7 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints
     time.sleep(scenario.get("score_seconds", 0.0))
     figures = scenario.get("miou", [0.5])
     miou = scenario.get("miou_of", {}).get(key, figures[min(request.epoch, len(figures)) - 1])
+    data = ResolvedData.load(spec.run_dir / spec.data_lock)
     verdict = Verdict(scenario.get("verdicts", {}).get(key, "ok"))
     for split in request.splits:
         matrix = matrix_with(miou)
@@ -155,9 +157,10 @@ def evaluate(scenario: dict, spec: EvaluatorSpec, request: Request, fingerprints
             scores=score(np.array(matrix)) if scored else None,
             confusion=matrix if scored else None,
             class_ids=(0, 1),
-            class_names=("a", "b"),
-            policy="two classes",
+            class_names=data.class_names if request.foreign else ("a", "b"),
+            policy=f"two classes; {terms(data, split, spec.resolution, spec.window, spec.overlap)}",
             images=3,
+            skipped_images=data.skipped.get(split, 0),
             ignored_pixels=0,
             counted_pixels=sum(map(sum, matrix)),
             seconds=0.01,

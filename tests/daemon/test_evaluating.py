@@ -19,6 +19,7 @@ from segwatch.daemon.ranking import Ranking
 from segwatch.data.audit import require
 from segwatch.data.resolved import ResolvedData
 from segwatch.errors import ConfigError, RunHeldError, SegwatchError, UsageError
+from segwatch.evaluator.report import EvaluationReport
 
 from .conftest import CONFIG, write_data
 
@@ -118,6 +119,32 @@ def test_another_resolution_or_other_data_is_another_score(site):
     os.utime(mask, ns=(1, 1))
     site.evaluate()
     assert len(site.asked) == 3
+
+
+def test_a_score_whose_terms_changed_is_made_anew_though_its_files_did_not(site):
+    """What is said beside the score would not be true any more."""
+    site.put(1)
+    edit(site, ("[data]\n", '[data]\non_bad_file = "skip"\n'))
+
+    def scored() -> EvaluationReport:
+        return site.evaluate()[0].candidates[0].reports["test"]
+
+    first = scored()
+    table = site.place / "classes.json"
+    table.write_text(table.read_text().replace(first.class_names[1], "other"))
+    renamed = scored()
+    (site.place / "images_test" / "alone.png").write_bytes(b"")
+    skipped = scored()
+    (site.place / "images" / "one.png").write_bytes((site.place / "images_test" / "one_test.png").read_bytes())
+    leaked = scored()
+    assert len(site.asked) == 4
+    assert renamed.class_names == (first.class_names[0], "other")
+    assert (renamed.skipped_images, skipped.skipped_images) == (0, 1)
+    assert "also in train" in leaked.policy
+    assert "also in train" not in skipped.policy
+    assert len({report.data_fingerprint for report in (first, renamed, skipped, leaked)}) == 1
+    assert scored() == leaked
+    assert len(site.asked) == 4
 
 
 def test_only_the_split_that_is_missing_is_asked_for_again(site):
