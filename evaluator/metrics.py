@@ -8,6 +8,7 @@ quantities. A class that occurs in neither truth nor prediction has no IoU and e
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ def score(matrix: np.ndarray, *, average: Collection[int] | None = None) -> Scor
     """The figures of an integer matrix (C, C), rows = truth.
 
     `average` names the classes that may enter the three means, all by default; pixels of the others still count as the
-    errors they are. Raises ValueError for what is no confusion matrix or for a class that it has not.
+    errors they are. Raises ValueError for what is no confusion matrix, or for a class that it has not or that is named
+    twice.
     """
     cells = _checked(matrix).tolist()  # Python's integers are exact at any number of pixels
     size = len(cells)
@@ -80,7 +82,8 @@ def select(matrix: np.ndarray, keep: Sequence[int]) -> np.ndarray:
     """The matrix (len(keep), len(keep)) of the classes in `keep`: every pixel that another class is part of is dropped.
 
     That drops a pixel by what was *predicted* there too, which flatters: where a class is not to be scored, ignoring
-    its truth (`without_truth`) keeps the mistakes. Raises ValueError for a class that the matrix has not.
+    its truth (`without_truth`) keeps the mistakes. Raises ValueError for a class that the matrix has not, or that is
+    named twice.
     """
     kept = _checked_classes(keep, len(_checked(matrix)))
     return matrix[np.ix_(kept, kept)]
@@ -102,10 +105,13 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore_in
     """Count two integer arrays of one shape into an int64 matrix (classes, classes), rows = truth.
 
     A pixel whose truth is `ignore_index` counts nowhere, whatever is predicted there. Raises ValueError where the
-    shapes differ, or a counted pixel holds a class outside 0 ... classes - 1.
+    shapes differ, an array holds no whole numbers, or a counted pixel a class outside 0 ... classes - 1.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth has the shape {truth.shape} and the prediction {prediction.shape}")
+    for what, values in (("truth", truth), ("prediction", prediction)):
+        if values.dtype.kind not in "iub":
+            raise ValueError(f"the {what} holds {values.dtype}: classes are whole numbers")
     counted = truth != ignore_index
     # int64 before the product: in uint8 class 25 of 26 would land at 675 - 2 x 256.
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -148,6 +154,8 @@ def _checked(matrix: np.ndarray) -> np.ndarray:
 def _checked_classes(classes: Collection[int], size: int) -> list[int]:
     if outside := sorted(index for index in classes if not 0 <= index < size):
         raise ValueError(f"no class {outside[0]} in a matrix of {size}")
+    if repeated := sorted(index for index, times in Counter(classes).items() if times > 1):
+        raise ValueError(f"class {repeated[0]} is named more than once: it would weigh more than the others")
     return list(classes)
 
 

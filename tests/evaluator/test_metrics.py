@@ -141,6 +141,26 @@ def test_a_class_that_the_matrix_has_not_is_refused(classes: list[int]) -> None:
         without_truth(matrix, classes)
 
 
+def test_a_class_that_is_named_twice_is_refused_instead_of_weighing_twice() -> None:
+    matrix = np.array([[3, 1], [1, 0]])
+    for refused in (
+        lambda: score(matrix, average=[0, 0, 1]),
+        lambda: select(matrix, [0, 0]),
+        lambda: without_truth(matrix, [1, 1]),
+    ):
+        with pytest.raises(ValueError, match=r"class [01] is named more than once"):
+            refused()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, object])
+def test_classes_that_are_no_whole_numbers_are_refused_instead_of_rounded(dtype: type) -> None:
+    whole = np.array([0, 1])
+    for truth, prediction, named in ((whole.astype(dtype), whole, "truth"), (whole, whole.astype(dtype), "prediction")):
+        with pytest.raises(ValueError, match=f"the {named} holds .*: classes are whole numbers"):
+            confusion(truth, prediction, 2)
+    assert confusion(whole.astype(bool), whole.astype(np.int8), 2).tolist() == [[1, 0], [0, 1]]
+
+
 def test_class_25_of_26_does_not_overflow_the_bytes_of_a_mask() -> None:
     pixels = np.full((4, 4), 25, dtype=np.uint8)
     assert confusion(pixels, pixels, 26)[25, 25] == 16
