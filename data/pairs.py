@@ -13,7 +13,7 @@ from .directories import FoundFile, directories_of, find_files
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp"})
-"""JPEG and BMP hold no masks that segwatch reads; they are listed so that they can be refused by name."""
+"""JPEG holds no masks that segwatch reads; it is listed so that it can be refused by name."""
 MASK_NAME_SUFFIXES = ("", "_mask", "_label")
 """What a mask's stem may have behind its image's, unless `data.mask_suffixes` says otherwise."""
 
