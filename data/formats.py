@@ -16,6 +16,7 @@ from .config import NO_LABEL, DataConfig
 from .masks import IN_COLOUR, Kind, MaskFacts
 from .problems import Problem
 from .resolved import TRANSPARENT, Reading, pack
+from .selection import HOW_TO_SHARE, clashing_colours
 
 BLACK, WHITE = 0x000000, 0xFFFFFF
 WIDEST_GREY = 255
@@ -121,6 +122,7 @@ class _Judge:
     def __init__(self, masks: Sequence[MaskFile], table: ClassTable, config: DataConfig) -> None:
         self._masks = masks
         self._table = table
+        self._config = config
         self._ignored = ignored_colours(config)
         self._kinds = Counter(mask.facts.kind for mask in masks)
         self._found: Tally = tally(mask.facts for mask in masks)
@@ -195,7 +197,8 @@ class _Judge:
         if conflict:
             return self.as_colours(self._why_not_index(conflict))
         if known and set(self._found.pixels) <= known:
-            return self.as_colours("every colour of the palettes is one of the class table")
+            found = self.as_colours("every colour of the palettes is one of the class table")
+            return replace(found, warnings=tuple(self._against_palettes("they are read by colour")))
         values = self._values()
         if not self._table.colours:
             return self._read(
@@ -259,7 +262,38 @@ class _Judge:
                 'set mask_format = "colours", with a class table of the colours that the masks hold',
                 coloured,
             )
-        return self._read(Reading.IDS, because)
+        found = self._read(Reading.IDS, because)
+        return replace(found, warnings=tuple(self._against_palettes("they are read by index, as mask_format says")))
+
+    def _against_palettes(self, said: str) -> Iterable[Problem]:
+        """Palettes that agree among themselves, but give an index the colour of another class of the table."""
+        known = packed_colours(self._table)
+        other = {
+            (index, known[colour])
+            for mask in self._of([Kind.PALETTE])
+            for index in mask.facts.values
+            if (colour := mask.facts.palette[index]) in known
+            and known[colour] != index
+            and self._table.get(index) is not None
+        }
+        if not other or self._table.numbered:
+            return
+        shown = [
+            f"index {index} is that of {self._called(index)}, and has the colour of {self._called(of)}"
+            for index, of in sorted(other)
+        ]
+        more = f", and {len(shown) - VALUES_TOLD} more" if len(shown) > VALUES_TOLD else ""
+        yield Problem(
+            code="mask-format",
+            what="the indices of the palettes are ids of the class table, and their colours are of other classes: "
+            f"{'; '.join(shown[:VALUES_TOLD])}{more}; {said}",
+            where="data.mask_format",
+            remedy='say which is meant: mask_format = "ids" or "colours"; or mend the colours of the table',
+        )
+
+    def _called(self, class_id: int) -> str:
+        entry = self._table.get(class_id)
+        return f"{class_id} ({entry.name})" if entry is not None and entry.name else f"id {class_id}"
 
     def as_binary(self, because: str) -> Format:
         coloured = [mask for mask in self._of([*IN_COLOUR, Kind.PALETTE]) if not _is_grey(mask.facts)]
@@ -301,12 +335,12 @@ class _Judge:
         return Format(None if problems else Reading.COLOURS, statement, tuple(problems))
 
     def _ambiguous(self) -> Iterable[Problem]:
-        for colour, ids in self._table.ambiguous_colours.items():
+        for colour, ids in clashing_colours(self._config, self._table).items():
             yield Problem(
                 code="class-colours",
                 what=f"the masks are read by colour, and the ids {list(ids)} have the same one: {as_hex(pack(colour))}",
                 where=str(self._table.path),
-                remedy="give each class a colour of its own, the one that it has in the masks",
+                remedy=f"give each class a colour of its own, the one that it has in the masks; {HOW_TO_SHARE}",
             )
 
     # --- words

@@ -15,6 +15,7 @@ from .config import NO_LABEL, DataConfig
 from .problems import Problem
 from .resolved import IGNORE_INDEX, Reading
 
+HOW_TO_SHARE = "or join them with data.merge, or leave all of them out with data.ignore"
 NOBODY_SAID = f"{NO_LABEL} says that nobody has said what is there, and is no class"
 
 
@@ -79,6 +80,42 @@ def select_classes(
     return _Selector(config, table, reading, present, unlisted_colours).select()
 
 
+def clashing_colours(config: DataConfig, table: ClassTable) -> dict[Colour, tuple[int, ...]]:
+    """Colours that several ids of the table share and that become different classes: masks cannot tell these apart.
+
+    Ids that `data.merge` joins, or that are all ignored, may well share one.
+    """
+    target_of = _targets(config)
+    ignored = _ignored(config, table)
+    listed = None if config.use == "named-and-present" else config.use
+
+    def outcome(class_id: int) -> int | None:
+        target = target_of.get(class_id, class_id)
+        entry = table.get(target)
+        used = entry is not None and bool(entry.name) if listed is None else target in listed
+        return target if used and class_id not in ignored else None
+
+    shared = table.ambiguous_colours.items()
+    return {colour: ids for colour, ids in shared if len({outcome(class_id) for class_id in ids}) > 1}
+
+
+def _targets(config: DataConfig) -> dict[int, int]:
+    """Id that `data.merge` joins into another -> where to."""
+    found: dict[int, int] = {}
+    for target, members in config.merge.items():
+        for member in members:
+            if member != target:
+                found.setdefault(member, target)
+    return found
+
+
+def _ignored(config: DataConfig, table: ClassTable) -> frozenset[int]:
+    """Ids that `data.ignore` lists, or whose colour it lists."""
+    colours = {_colour(entry) for entry in config.ignore if isinstance(entry, str)}
+    by_colour = {entry.id for entry in table.entries if entry.colour_given and entry.colour in colours}
+    return frozenset({entry for entry in config.ignore if isinstance(entry, int)} | by_colour)
+
+
 class _Selector:
     """The facts of one selection, so that the rules below need not pass them on."""
 
@@ -98,17 +135,16 @@ class _Selector:
         self._anywhere = frozenset(class_id for ids in present.values() for class_id in ids)
         self._unlisted_colours = frozenset(unlisted_colours)
         self._listed = None if config.use == "named-and-present" else config.use
-        ids = frozenset(entry for entry in config.ignore if isinstance(entry, int))
         colours = frozenset(_colour(entry) for entry in config.ignore if isinstance(entry, str))
         known = table.colours if self._by_colour else {}
-        self._ignored_ids = ids | {known[colour] for colour in colours if colour in known}
+        self._ignored_ids = (
+            _ignored(config, table)
+            if self._by_colour
+            else frozenset(entry for entry in config.ignore if isinstance(entry, int))
+        )
         self._ignored_colours = frozenset(colour for colour in colours if colour not in known)
-        self._target_of: dict[int, int] = {}
+        self._target_of = _targets(config)
         """Id that was merged away -> where to."""
-        for target, members in config.merge.items():
-            for member in members:
-                if member != target:
-                    self._target_of.setdefault(member, target)
 
     def select(self) -> Selection:
         wrong = [*self._judge_colours(), *self._judge_merge(), *self._judge_ignore(), *self._judge_use()]
@@ -147,24 +183,25 @@ class _Selector:
         assert entry is not None  # _judge_use refuses an id that the table does not have
         members = self._members(class_id)
         found = (self._table.get(member) for member in members)
+        colours = (member.colour for member in found if member is not None and member.colour_given)
         return UsedClass(
             id=class_id,
             name=entry.name or f"class_{class_id}",  # listed by hand: it needs something to be called by
             colour=entry.colour,
             ids=members,
-            colours=tuple(member.colour for member in found if member is not None and member.colour_given),
+            colours=tuple(dict.fromkeys(colours)),
         )
 
     # --- what is wrong with them
 
     def _judge_colours(self) -> Iterator[Problem]:
-        for colour, ids in self._table.ambiguous_colours.items() if self._by_colour else ():
+        for colour, ids in clashing_colours(self._config, self._table).items() if self._by_colour else ():
             called = ", ".join(f"{class_id} ({self._called(class_id)})" for class_id in ids)
             yield Problem(
                 code="ambiguous-colours",
                 what=f"the masks are read by colour, and {as_hex(colour)} is the colour of several classes: {called}",
                 where=str(self._table.path),
-                remedy="give each class its own colour, as the masks have it",
+                remedy=f"give each class its own colour, as the masks have it; {HOW_TO_SHARE}",
             )
 
     def _judge_merge(self) -> Iterator[Problem]:

@@ -275,6 +275,34 @@ def test_two_classes_of_one_colour_are_refused_only_where_colours_matter() -> No
     assert settled([grey(0, 1, 2)], table(RED, GREEN, RED)).reading is Reading.IDS
 
 
+@pytest.mark.parametrize(
+    ("settings", "clash"),
+    [
+        ({}, True),
+        ({"merge": {1: [1, 2]}}, False),
+        ({"merge": {2: [1, 2]}}, False),
+        ({"ignore": [1, 2]}, False),
+        ({"ignore": ["#FF0000"]}, False),
+        ({"ignore": [2]}, True),
+        ({"merge": {1: [1, 3]}}, True),
+        ({"use": [0, 3]}, False),
+        ({"use": [0, 1, 3]}, True),
+    ],
+)
+def test_classes_of_one_colour_are_refused_where_they_become_different_classes(
+    settings: dict[str, object], clash: bool
+) -> None:
+    said = config("colours").model_copy(update=settings)
+    found = settled([coloured(RED, GREEN, BLUE)], table(GREEN, RED, RED, BLUE), said)
+    if clash:
+        (problem,) = found.errors
+        assert "the ids [1, 2] have the same one: #FF0000" in problem.what
+        assert "data.merge" in problem.remedy
+        assert "data.ignore" in problem.remedy
+    else:
+        assert found.reading is Reading.COLOURS
+
+
 def test_16_bit_masks_are_no_colours() -> None:
     assert "above 255" in refusal([grey(0, 300, kind=Kind.WIDE_IDS)], table(RED, GREEN), config("colours"))
 
@@ -294,6 +322,30 @@ def test_a_table_without_ids_is_said_to_be_numbered_by_place() -> None:
 
 def test_palettes_in_the_colours_of_the_table_are_read_by_colour() -> None:
     assert settled([palette(i0=RED, i1=GREEN)], table(RED, GREEN)).reading is Reading.COLOURS
+
+
+def test_palettes_whose_indices_are_ids_of_other_classes_than_their_colours_are_told() -> None:
+    classes = table(BLACK, RED, GREEN)
+    turned = palette(i0=BLACK, i1=GREEN, i2=RED)
+    told = (
+        "index 1 is that of 1 (class 1), and has the colour of 2 (class 2); "
+        "index 2 is that of 2 (class 2), and has the colour of 1 (class 1); they are read by "
+    )
+    for settings, reading, how in (
+        (config(), Reading.COLOURS, "colour"),
+        (config("ids"), Reading.IDS, "index, as mask_format says"),
+    ):
+        found = settled([turned, turned], classes, settings)
+        assert found.reading is reading
+        (warning,) = found.warnings
+        assert warning.what.endswith(told + how)
+        assert 'mask_format = "ids" or "colours"' in warning.remedy
+    assert not settled([turned], classes, config("colours")).warnings, "somebody has said it"
+    assert not settled([palette(i0=BLACK, i1=RED)], classes).warnings
+    assert not settled([palette(i0=BLACK, i1=RED)], classes, config("ids")).warnings
+    assert not settled([palette(i0=BLACK, i7=RED)], classes).warnings, "7 is no id"
+    meaningless = palette(i0=0x101010, i1=0x202020)
+    assert not settled([meaningless], classes, config("ids")).warnings
 
 
 def test_palettes_that_agree_are_ids_where_the_table_gives_no_colours() -> None:

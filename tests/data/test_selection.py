@@ -206,6 +206,22 @@ def test_two_classes_of_one_colour_cannot_be_told_apart_by_it() -> None:
     assert "#010203 is the colour of several classes: 0 (c0), 1 (c1)" in what
 
 
+def test_classes_of_one_colour_may_be_joined_or_left_out_together() -> None:
+    colours = ((1, 2, 3), (1, 2, 3), (4, 5, 6), (7, 8, 9))
+    table = ClassTable(Path("c"), tuple(ClassEntry(i, f"c{i}", colour) for i, colour in enumerate(colours)))
+    joined = select({0, 2, 3}, table=table, reading=Reading.COLOURS, merge={1: [0, 1]})
+    assert [(entry.id, entry.colours) for entry in joined.classes] == [
+        (1, ((1, 2, 3),)),
+        (2, ((4, 5, 6),)),
+        (3, ((7, 8, 9),)),
+    ]
+    for ignore in ([0, 1], ["#010203"]):
+        found = select({0, 2, 3}, table=table, reading=Reading.COLOURS, ignore=ignore)
+        assert (found.ids, found.ignored_ids) == ((2, 3), {0, 1})
+    (what,) = errors(select({0, 2, 3}, table=table, reading=Reading.COLOURS, ignore=[1]))
+    assert "#010203 is the colour of several classes" in what
+
+
 def test_a_colour_that_was_invented_is_none_to_read_by() -> None:
     (sand,) = [entry for entry in select(reading=Reading.COLOURS).classes if entry.id == 7]
     assert sand.colours == ()
