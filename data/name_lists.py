@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -15,7 +16,10 @@ from .pairs import Group
 
 MISTAKES_TOLD = 20
 ONCE = "name each image once, in one list"
-REMEDY = "a line is an image's stem, its file name, its path below `images`, or `IMAGE MASK` from data.root"
+REMEDY = (
+    "a line is an image's stem, its file name, its path below `images`, from data.root, from the list or in full; "
+    "or `IMAGE MASK`, both as such paths"
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,22 @@ class NameList:
         )
 
 
+def places(text: str, root: Path, beside: Path) -> Iterator[Path]:
+    """Where a path in a list may lead that somebody else wrote: from the root, from the list's own directory `beside`,
+    absolute, or from the root though it begins with a slash; with the slashes of Windows as well.
+    """
+    for way in dict.fromkeys((text, text.replace("\\", "/"))):
+        yield root / way
+        yield beside / way
+        if way.startswith("/"):
+            yield root / way.lstrip("/")
+
+
 class NameIndex:
     """The images below the configured directory, by everything that a line may call them."""
 
     def __init__(self, groups: Mapping[str, Group], root: Path) -> None:
+        self._root = root
         self._groups = groups
         self._full: dict[str, str] = {}
         self._short: defaultdict[str, set[str]] = defaultdict(set)
@@ -82,12 +98,23 @@ class NameIndex:
                 for name in (key, image.name):
                     self._short[name.rpartition("/")[2]].add(key)
 
-    def find(self, text: str) -> list[str]:
-        """Keys of the images that `text` may mean: one, none, or several of one name in different directories."""
-        name = normal(text).removeprefix("./")
-        if name in self._full:
-            return [self._full[name]]
-        return sorted(self._short.get(name, ()))
+    @cached_property
+    def _real(self) -> dict[str, str]:
+        """Real path -> key. Only lists in which some line is no name of an image need it."""
+        return {os.path.realpath(image.path): key for key, group in self._groups.items() for image in group.images}
+
+    def find(self, text: str, beside: Path) -> list[str]:
+        """Keys of the images that `text` may mean: one, none, or several of one name in different directories.
+
+        `beside` is the directory of the list, which a path may be relative to.
+        """
+        for name in (normal(text).removeprefix("./"), os.path.normpath(normal(text).replace("\\", "/"))):
+            if name in self._full:
+                return [self._full[name]]
+            if name in self._short:
+                return sorted(self._short[name])
+        real = (os.path.realpath(place) for place in places(text, self._root, beside))
+        return next(([self._real[path]] for path in real if path in self._real), [])
 
     def group(self, key: str) -> Group:
         return self._groups[key]
@@ -101,7 +128,9 @@ def read_list(path: Path, root: Path, index: NameIndex | None) -> NameList:
     """
     found = NameList(path)
     for line in _lines(path):
-        key_and_group = _from_name(line, index) or _from_two_columns(line, root)
+        key_and_group = _from_name(line, path.parent, index) or _from_two_columns(
+            line, root, path.parent, listed=index is not None
+        )
         match key_and_group:
             case str() as mistake:
                 found.mistakes.append(f"{line}: {mistake}")
@@ -140,12 +169,12 @@ def _lines(path: Path) -> Iterator[Line]:
             yield Line(number, line.strip())
 
 
-def _from_name(line: Line, index: NameIndex | None) -> tuple[str, Group] | str | None:
+def _from_name(line: Line, beside: Path, index: NameIndex | None) -> tuple[str, Group] | str | None:
     """The image of that name, what is wrong with the name, or `None` where the line may be something else."""
     if index is None:
         return None
     for text in _uncommented(line.text):
-        keys = index.find(text)
+        keys = index.find(text, beside)
         if len(keys) > 1:
             return f"several images have this name: {', '.join(keys)}"
         if keys:
@@ -153,20 +182,35 @@ def _from_name(line: Line, index: NameIndex | None) -> tuple[str, Group] | str |
     return None
 
 
-def _from_two_columns(line: Line, root: Path) -> tuple[str, Group] | str:
-    """Names may hold blanks: the line is cut where both halves are files."""
+def _from_two_columns(line: Line, root: Path, beside: Path, *, listed: bool) -> tuple[str, Group] | str:
+    """Names may hold blanks: the line is cut where both halves are files. `listed`: a name alone could be an image."""
     for text in _uncommented(line.text):
         words = text.split()
         for cut in range(1, len(words)):
-            left, right = (root / part for part in _cut(text, cut))
-            if left.is_file() and right.is_file():
+            left, right = (_there(part, root, beside) for part in _cut(text, cut))
+            if left is not None and right is not None:
                 return str(left), Group([_file(left)], [_file(right)])
-    words = _uncommented(line.text)[-1].split()
+    return _why_nothing(_uncommented(line.text)[-1], root, beside, listed=listed)
+
+
+def _why_nothing(text: str, root: Path, beside: Path, *, listed: bool) -> str:
+    if listed and _there(text, root, beside) is not None:
+        return "it exists, but outside data.images"
+    image, comma, mask = text.partition(",")
+    if comma and any(_there(part.strip(), root, beside) is not None for part in (image, mask)):
+        return "image and mask are parted by a blank or a tab, not by a comma"
+    words = text.split()
     if len(words) == 2:
-        absent = [word for word in words if not (root / word).is_file()]
+        absent = [word for word in words if _there(word, root, beside) is None]
         if len(absent) == 1:
             return f"{absent[0]} is not there"
     return "no image of this name" if len(words) == 1 else "neither an image nor an image and a mask of this name"
+
+
+def _there(text: str, root: Path, beside: Path) -> Path | None:
+    """The file that a path of a list leads to, in its plainest spelling."""
+    found = next((place for place in places(text, root, beside) if place.is_file()), None)
+    return None if found is None else Path(os.path.normpath(found))
 
 
 def _uncommented(text: str) -> list[str]:

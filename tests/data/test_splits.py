@@ -117,6 +117,56 @@ def test_an_image_is_found_by_stem_file_name_or_path(lists: Lists, line: str) ->
     assert lists.stems() == ["north/n"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{root}/images/north/n.jpg",
+        "images//north/n.jpg",
+        "images/south/../north/n.jpg",
+        "../{name}/images/north/n.jpg",
+        r"images\north\n.jpg",
+        r"north\n.jpg",
+        "/images/north/n.jpg",
+        "../images/north/n.jpg  # from the list",
+        "linked/n.jpg",
+    ],
+)
+def test_an_image_is_found_by_any_path_that_leads_to_it(lists: Lists, line: str) -> None:
+    (lists.root / "linked").symlink_to(lists.root / "images/north")
+    (lists.root / "lists").mkdir()
+    text = line.format(root=lists.root, name=lists.root.name)
+    (lists.root / "lists/train.txt").write_text(f"{text}\n")
+    found = lists.found(train={"list": "lists/train.txt"})
+    assert not found.unlisted
+    assert stems(found, lists.root)["train"] == ["north/n"]
+
+
+@pytest.mark.parametrize("apart", [" ", "\t"])
+def test_two_columns_may_be_paths_in_full_or_begin_with_a_slash(lists: Lists, apart: str) -> None:
+    lists.write(
+        train=f"{lists.root}/images/0.5.jpg{apart}{lists.root}/masks/0.5.png\n/images/1.5.jpg{apart}/masks/1.5.png\n"
+        f"images\\4.5.jpg{apart}masks\\4.5.png\n"
+    )
+    assert [(image.name, mask.name) for image, mask in lists.found().splits["train"].pairs] == [
+        ("0.5.jpg", "0.5.png"),
+        ("1.5.jpg", "1.5.png"),
+        ("4.5.jpg", "4.5.png"),
+    ]
+    lists.write(val=f"{lists.root}/./images/1.5.jpg{apart}masks/1.5.png\n")
+    assert "is in train.txt as well, on line 2" in lists.refusal("val")
+
+
+def test_a_line_that_leads_elsewhere_or_has_a_comma_is_told_so(lists: Lists) -> None:
+    touch(lists.root, "elsewhere/x.jpg")
+    lists.write(train=f"elsewhere/x.jpg\n{lists.root}/elsewhere/x.jpg\nimages/0.5.jpg,masks/0.5.png\n")
+    message = lists.refusal()
+    assert "line 1: 'elsewhere/x.jpg': it exists, but outside data.images" in message
+    assert "elsewhere/x.jpg': it exists, but outside data.images" in message.partition("line 2")[2]
+    assert "line 3: 'images/0.5.jpg,masks/0.5.png': image and mask are parted by a blank or a tab" in message
+    found = lists.found(images=None, masks=None).unlisted["train"].what
+    assert "line 1: 'elsewhere/x.jpg': no image of this name" in found, "without data.images a line names both"
+
+
 def test_blank_lines_and_comments_are_skipped_and_blanks_in_names_are_not(lists: Lists) -> None:
     lists.write(train="\ufeff# first flight\n\n  \n4.5\ntwo words\n  # 5.5\n")
     assert lists.stems() == ["4.5", "two words"]
