@@ -66,6 +66,8 @@ class UnknownId(Record):
     id: int
     pixels: dict[str, int]
     share: dict[str, float | None]
+    images: dict[str, int] = Field(default_factory=dict)
+    """How many masks of each split hold it."""
     files: int
     examples: tuple[str, ...]
     """Up to five masks that hold it."""
@@ -79,6 +81,8 @@ class UnknownColour(Record):
     """Such as #E2A929."""
     pixels: dict[str, int]
     share: dict[str, float | None]
+    images: dict[str, int] = Field(default_factory=dict)
+    """How many masks of each split hold it."""
     files: int
     examples: tuple[str, ...]
     """Up to five masks that hold it."""
@@ -413,6 +417,7 @@ class _Outcome:
             id=class_id,
             pixels={split.name: split.pixels[class_id] for split in splits},
             share={split.name: split.share([class_id]) for split in splits},
+            images={split.name: split.masks[class_id] for split in splits},
             files=sum(split.masks[class_id] for split in splits),
             examples=tuple(file for split in splits for file in split.examples.get(class_id, []))[:EXAMPLES],
             note=note if into is None else f"joined into {into}",
@@ -431,6 +436,7 @@ class _Outcome:
                 colour=as_hex(colour),
                 pixels={split.name: split.unknown[colour] for split in splits},
                 share={split.name: split.unknown[colour] / split.total if split.total else None for split in splits},
+                images={split.name: split.unknown_masks[colour] for split in splits},
                 files=sum(split.unknown_masks[colour] for split in splits),
                 examples=tuple(file for s in splits for file in s.unknown_examples.get(colour, []))[:EXAMPLES],
                 ignored=colour in ignored,

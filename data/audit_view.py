@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -13,6 +15,8 @@ from .audit_words import absent, as_toml, colours_worth_a_line, note, present, s
 from .config import SPLITS
 from .problems import Problem
 
+WIDE = 120
+"""Columns of a terminal from which on each split has its pixels and images beside its share."""
 FILES_SHOWN = 50
 FILES_OF_A_WARNING = 3
 
@@ -25,9 +29,13 @@ def render(report: AuditReport, console: Console, *, again: str, errors: bool = 
     for line in summary(report):
         console.print(Text(line))
     if any(report.images.values()):
-        table = _class_table(report)
+        wide = console.width >= WIDE
+        table = _class_table(report, wide=wide)
         if table.row_count:
             console.print(table)
+            if not wide:
+                told = f"Pixels and images of each split: in {WIDE} columns, and in the audit.md of `segwatch audit`."
+                console.print(Text(told, style="dim"))
         if line := absent(report):
             console.print(Text(line, style="dim"))
     for problem in report.warnings:
@@ -38,14 +46,16 @@ def render(report: AuditReport, console: Console, *, again: str, errors: bool = 
     console.print(_verdict(report))
 
 
-def _class_table(report: AuditReport) -> Table:
+def _class_table(report: AuditReport, *, wide: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", width=2)
     table.add_column("id", justify="right")
     table.add_column("name", overflow="fold", max_width=20)
     for split in SPLITS:
-        table.add_column(split, justify="right", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
+        for column in (split, "pixels", "images") if wide else (split,):
+            table.add_column(column, justify="right", no_wrap=True)
+    if not wide:
+        table.add_column("images", justify="right", no_wrap=True)
     table.add_column("weight", justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     for entry in present(report):
@@ -53,20 +63,37 @@ def _class_table(report: AuditReport) -> Table:
             _swatch("#{:02X}{:02X}{:02X}".format(*entry.colour)),
             str(entry.id),
             Text(entry.name or "-"),
-            *(share(entry.share, split) for split in SPLITS),
-            str(sum(entry.images.values())),
+            *_amounts(entry.share, entry.pixels, entry.images, wide=wide),
             weight(entry),
             Text(note(entry, report), style="" if entry.used else "dim"),
         )
     for unknown in report.unknown_ids:
-        shares = (share(unknown.share, split) for split in SPLITS)
+        amounts = _amounts(unknown.share, unknown.pixels, unknown.images, wide=wide)
         words = Text(unknown.note or "not in table", style="dim")
-        table.add_row("", str(unknown.id), "-", *shares, str(unknown.files), "", words)
+        table.add_row("", str(unknown.id), "-", *amounts, "", words)
     for colour in colours_worth_a_line(report):
-        shares = (share(colour.share, split) for split in SPLITS)
+        amounts = _amounts(colour.share, colour.pixels, colour.images, wide=wide)
         words = Text("ignored" if colour.ignored else "not in table", style="dim")
-        table.add_row(_swatch(colour.colour), "-", colour.colour, *shares, str(colour.files), "", words)
+        table.add_row(_swatch(colour.colour), "-", colour.colour, *amounts, "", words)
     return table
+
+
+def _amounts(
+    shares: dict[str, float | None], pixels: dict[str, int], images: dict[str, int], *, wide: bool
+) -> Iterator[str]:
+    """Of each split its share, and its pixels and images where there is room; else the images of all of them."""
+    for split in SPLITS:
+        yield share(shares, split)
+        if wide:
+            yield _millions(pixels[split])
+            yield str(images[split])
+    if not wide:
+        yield str(sum(images.values()))
+
+
+def _millions(pixels: int) -> str:
+    """Exact up to a million; audit.md has each pixel."""
+    return str(pixels) if pixels < 1_000_000 else f"{pixels / 1_000_000:.4g} M"
 
 
 def _swatch(colour: str) -> Text:

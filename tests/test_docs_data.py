@@ -74,7 +74,7 @@ def test_the_audit_of_the_tiny_data_prints_what_the_page_shows(tmp_path: Path) -
     done = subprocess.run(
         [Path(sys.executable).with_name("segwatch"), *arguments],
         cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "160"},
+        env={**os.environ, "COLUMNS": "110"},
         capture_output=True,
         text=True,
         check=False,

@@ -23,7 +23,7 @@ NO_GPU = DeviceFacts(python="python3", torch="2.13.0+cpu")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setattr(device_checks, "ask", lambda: NO_GPU)
     return write_scenes(tmp_path / "tiles", counts={"train": 16, "val": 4, "test": 4}, size=(96, 96), seed=1)
 

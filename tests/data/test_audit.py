@@ -353,6 +353,23 @@ def test_the_view_fits_80_columns_without_colour_and_takes_names_literally(datas
         assert "no_mask.jpg" in text
 
 
+def test_a_wide_view_has_the_pixels_and_images_of_each_split_and_a_narrow_one_says_where_they_are(dataset) -> None:
+    dataset.splits([0, 1, 255])
+    dataset.pair("train", "b", [1, 9], (1400, 1600))
+    report = audit(dataset.config(), dataset.root)
+    wide, narrow = shown(report, width=120), shown(report, width=119)
+    cells = [line.split() for line in wide.splitlines()]
+    heads = ["id", "name", *[word for split in SPLITS for word in (split, "pixels", "images")], "weight", "note"]
+    assert heads in cells
+    (land,) = (row for row in cells if row[1:3] == ["1", "land"])
+    assert " ".join(land[3:16]) == "49.99 % 1.121 M 2 33.33 % 640 1 33.33 % 640 1"
+    (unknown,) = (row for row in cells if row[:2] == ["9", "-"])
+    assert " ".join(unknown[2:11]) == "49.96 % 1.12 M 1 - 0 0 -"
+    assert max(map(len, wide.splitlines())) <= 120
+    assert "audit.md" not in wide
+    assert "Pixels and images of each split: in 120 columns, and in the audit.md of `segwatch audit`." in narrow
+
+
 @given(st.floats(1e-9, 1.0))
 def test_a_share_that_is_not_0_never_reads_as_0(share: float) -> None:
     assert float(as_percent(share).split()[0]) == pytest.approx(100 * share, rel=0.06)
