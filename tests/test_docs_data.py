@@ -1,4 +1,4 @@
-"""docs/data.md is true: tables load, settings are accepted, Python runs, the console prints what the page shows."""
+"""docs/data.md is true: tables load, settings serve the files they name, Python runs, commands print what it shows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from segwatch.daemon.config import parse_config
+from segwatch.data.audit import audit
 from segwatch.data.classes import load_class_table
+from segwatch.data.config import DataConfig, SplitConfig
 
 from .conftest import REPOSITORY
 
@@ -36,9 +40,39 @@ def test_every_block_is_of_a_kind_that_is_tried_below() -> None:
     assert len(tried) == len(BLOCKS) > 12
 
 
-@pytest.mark.parametrize("text", blocks("toml", "# run.toml"))
-def test_a_run_toml_is_accepted(text: str) -> None:
-    parse_config(text.encode(), Path("docs/data.md"))
+COLOURS = {0: (226, 169, 41), 1: (132, 41, 246), 13: (20, 90, 30), 17: (90, 20, 60), 25: (7, 8, 9)}
+
+
+def write_what_it_names(place: Path, config: DataConfig) -> None:
+    """Twelve pairs of six flights where `config` looks for them, masks as it reads them, and its lists."""
+    rows = [f'{key} = {{ name = "class {key}", rgb = {list(rgb)} }}' for key, rgb in COLOURS.items()]
+    (place / "classes.toml").write_text("\n".join(["[classes]", *rows]))
+    names = [f"flight{number // 2}/photo_{number % 2}" for number in range(12)]
+    for number, name in enumerate(names):
+        table = config.table(("train", "val", "test")[number // 2 % 3]) or SplitConfig()
+        ids = np.random.default_rng(number).choice([*COLOURS], (40, 36)).repeat(4, 0).repeat(4, 1)
+        pixels = np.array([COLOURS.get(value, (0, 0, 0)) for value in range(26)])[ids].astype(np.uint8)
+        shown = pixels if config.mask_format == "colours" else ids.astype(np.uint8)
+        for directory, file in ((table.images or config.images, pixels), (table.masks or config.masks, shown)):
+            assert directory is not None
+            path = place / directory / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(file).save(path)
+        if table.list is not None:
+            with (place / table.list).open("a") as listed:
+                listed.write(f"{name}\n")
+
+
+@pytest.mark.parametrize("text", blocks("toml", "# run.toml")[1:])
+def test_a_run_toml_serves_the_files_that_it_names(tmp_path: Path, text: str) -> None:
+    """The first one is that of the tiny data."""
+    config = parse_config(text.encode(), tmp_path / "run.toml").data
+    write_what_it_names(tmp_path, config)
+    report = audit(config, tmp_path)
+    assert not report.errors
+    assert report.resolved is not None
+    assert sum(report.images.values()) == 12
+    assert all(report.images.values())
 
 
 @pytest.mark.parametrize(
