@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .audit import AuditReport, ClassCount, UnknownColour
 from .colours import as_percent
 from .config import SPLITS
+from .resolved import Reading
 
 COLOURS_SHOWN = 8
 
@@ -42,7 +43,13 @@ def absent(report: AuditReport) -> str:
     """The entries that no mask holds, in one line; empty where there are none."""
     if misfit(report):
         return ""
-    names = [f"{entry.id} {entry.name or '(unnamed)'}" for entry in report.classes if not any(entry.pixels.values())]
+    # Pixels of a colour that several entries share are counted with the first of them.
+    shown = {entry.colour for entry in present(report)} if report.reading is Reading.COLOURS else set()
+    names = [
+        f"{entry.id} {entry.name or '(unnamed)'}"
+        for entry in report.classes
+        if not any(entry.pixels.values()) and entry.colour not in shown
+    ]
     return f"In no mask: {', '.join(names)}" if names else ""
 
 

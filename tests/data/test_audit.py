@@ -293,6 +293,23 @@ def test_merged_ids_train_as_one_class_with_all_their_pixels(dataset, tmp_path: 
     assert np.bincount(open_cache(data, "train", tmp_path / "cache").item(0)[..., 3].ravel()).tolist() == [480, 1440]
 
 
+def test_classes_of_one_colour_that_are_joined_train_as_one_and_neither_is_called_absent(dataset) -> None:
+    dataset.table(
+        '[classes]\n0 = { name = "a", rgb = [0, 0, 0] }\n1 = { name = "car", rgb = [255, 0, 0] }\n'
+        '2 = { name = "truck", rgb = [255, 0, 0] }\n3 = { name = "tree", rgb = [0, 255, 0] }\n'
+    )
+    for split in SPLITS:
+        dataset.image(split, "a")
+        pixels = np.zeros((40, 48, 3), dtype=np.uint8)
+        pixels[10:] = (255, 0, 0)
+        dataset.mask(split, "a", pixels)
+    report = audit(dataset.config(merge={2: [1, 2]}), dataset.root)
+    data = require(report)
+    assert [(entry.id, entry.pixels["test"]) for entry in data.classes] == [(0, 480), (2, 1440)]
+    assert data.mapping == ((0x000000, 0), (0xFF0000, 1))
+    assert "In no mask: 3 tree\n" in shown(report)
+
+
 def test_what_is_ignored_on_purpose_is_not_warned_of_but_counted(dataset) -> None:
     report = audit(dataset.splits([0, 1, 2, 9]).config(ignore=[2, 9]), dataset.root)
     assert require(report).class_ids == (0, 1)
