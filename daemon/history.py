@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import assert_never
@@ -289,6 +290,23 @@ class History:
     def answer_to(self, incident: Incident) -> AttemptPlanned | None:
         """The attempt that was planned because of it."""
         return self._answers.get(incident.number)
+
+    def incident(self, number: int | None) -> Incident | None:
+        return next((incident for incident in reversed(self.incidents) if incident.number == number), None)
+
+    def last_good_before(self, incident: Incident) -> Epoch | None:
+        """The newest verified-good epoch of those that stood when an incident opened, also if it was moved away since.
+
+        Behind an onset none is good, so for scores that collapsed it is the last one before their fall.
+        """
+        until = incident.opened.step
+        for number in range(incident.opened.attempt, 0, -1):
+            trained = self._of_attempt.get(number, ())
+            for place in range(bisect_right(trained, until, key=lambda epoch: epoch.step) - 1, -1, -1):
+                if trained[place].verified_good:
+                    return trained[place]
+            until = min(until, self.attempt(number).plan.resume_step)
+        return None
 
     def drill_behind(self, attempt: int, cause: Cause, step: int) -> Drill | None:
         """The drill of this attempt that explains a trouble of this cause at this step; each explains one."""

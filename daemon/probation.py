@@ -1,8 +1,8 @@
 """PURE: a run's history in, which remedies have proved themselves out. No clock, no file, no decision on what follows.
 
-A remedy is on trial until so many epochs were committed since the restart that brought it and one of their test scores
-comes up to the last one before it. The trouble coming back ends a trial the other way. The undoing of a remedy is tried
-likewise; there, scores that stay too low are a failure as well.
+A remedy is on trial until so many epochs were committed since the restart that brought it, one of their test scores
+comes up to the last one before the incident, and the run is past where it broke. The trouble coming back ends a trial
+the other way. The undoing of a remedy is tried likewise; there, scores that stay too low are a failure as well.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Standing:
     latest: float | None
     """The newest test mIoU since the restart."""
     before: float | None
-    """That of the last verified-good epoch that was gone on from."""
+    """That of the last verified-good epoch before the incident; of an undoing, of the last one before it."""
+    is_past: bool
+    """Whether the run has come beyond the step at which it broke."""
 
     def reaches(self, share: float, miou: float | None) -> bool:
         return miou is not None and (self.before is None or miou >= share * self.before)
@@ -78,7 +80,11 @@ class Trial:
         self._fold(history)
         scored = history.scored_lineage()
         latest = scored[-1][1] if self._judged else None
-        return Standing(since, self._judged, self._best, latest, self._before(history, began))
+        broke = None if self.plan.undoes is not None else history.incident(self.plan.incident)
+        good = _newest_good(history, began) if broke is None else history.last_good_before(broke)
+        before = None if good is None else good.miou("test")
+        is_past = broke is None or (since > 0 and line[-1].step >= broke.opened.step)
+        return Standing(since, self._judged, self._best, latest, before, is_past)
 
     def _runs(self, history: History) -> bool:
         """Until its worker starts, what stands behind its resume point is the line that it will leave."""
@@ -98,11 +104,6 @@ class Trial:
                 self._judged += 1
                 if epoch.verified_good and (self._best is None or miou > self._best):
                     self._best = miou
-
-    @staticmethod
-    def _before(history: History, began: int) -> float | None:
-        good = _newest_good(history, began)
-        return None if good is None else good.miou("test")
 
 
 class Probations:
@@ -148,7 +149,8 @@ class Probations:
         """By its epochs and their scores; `None` while it may go either way."""
         config, standing = self._config, self._trial(plan).standing(history)
         before = "no score before it" if standing.before is None else f"{100 * standing.before:.2f} % before it"
-        if standing.epochs >= config.probation_epochs and standing.reaches(config.probation_share, standing.best):
+        enough = standing.is_past and standing.epochs >= config.probation_epochs
+        if enough and standing.reaches(config.probation_share, standing.best):
             assert standing.best is not None
             words = f"{_counted(standing.epochs)} since, test mIoU {100 * standing.best:.2f} % ({before})"
             return _end(plan, standing, standing.best, passed=True, because=words)

@@ -19,6 +19,7 @@ from segwatch.daemon.events import (
     EpochCommitted,
     EpochMoved,
     Event,
+    Evidence,
     Gain,
     IncidentOpened,
     Outcome,
@@ -255,6 +256,7 @@ class Story:
         fatal: bool = True,
         drill: Drill | None = None,
         onset_step: int | None = None,
+        evidence: Evidence | None = None,
     ) -> IncidentOpened:
         incident = IncidentOpened(
             number=len(self.history.incidents) + 1,
@@ -263,7 +265,7 @@ class Story:
             step=step,
             epoch=epoch,
             message=f"what {cause} looks like",
-            evidence={"lr": 1e-3, **({} if onset_step is None else {"onset_step": onset_step})},
+            evidence=evidence or {"lr": 1e-3, **({} if onset_step is None else {"onset_step": onset_step})},
             drill=drill,
             fatal=fatal,
         )

@@ -61,6 +61,60 @@ def test_scores_that_stay_too_low_keep_a_remedy_on_probation(run):
     assert [end.passed for end in ends(run)] == [True]
 
 
+def test_the_score_asked_for_is_that_before_the_incident_and_not_of_the_epoch_that_was_gone_back_to(run):
+    for epoch, miou in ((3, 0.55), (4, 0.60), (5, 0.60)):
+        run.trains(epoch, miou)
+    run.suffers(Cause.NAN_LOSS, step=55, epoch=6)
+    run.plans(incident=1, remedy="lower-lr", resume_epoch=2, resume_step=20)
+    for epoch in (3, 4, 5):
+        run.moves(1, epoch)
+    starts(run)
+    for epoch, miou in ((3, 0.50), (4, 0.50), (5, 0.50), (6, 0.50)):
+        run.trains(epoch, miou)
+        assert ends(run) == [], "all of them below 98 % of 60 %"
+    run.trains(7, 0.59)
+    (end,) = ends(run)
+    assert (end.passed, end.miou_before) == (True, 0.60)
+
+
+def test_a_remedy_has_not_proved_itself_before_the_run_is_past_where_it_broke(run):
+    for epoch in (3, 4, 5):
+        run.trains(epoch, 0.50)
+    run.suffers(Cause.NAN_LOSS, step=55, epoch=6)
+    run.plans(incident=1, remedy="lower-lr", resume_epoch=2, resume_step=20)
+    for epoch in (3, 4, 5):
+        run.moves(1, epoch)
+    starts(run)
+    for epoch in (3, 4, 5):
+        run.trains(epoch, 0.50)
+        assert ends(run) == [], "step 55 is still ahead"
+    run.trains(6, 0.50)
+    assert [end.passed for end in ends(run)] == [True]
+
+
+def test_of_scores_that_collapsed_the_last_one_before_the_fall_is_asked_for(run):
+    for epoch, miou in ((3, 0.60), (4, 0.10), (5, 0.10)):
+        run.trains(epoch, miou)
+    run.suffers(Cause.MIOU_COLLAPSE, step=51, epoch=6, evidence={"onset_step": 40})
+    run.plans(incident=1, remedy="lower-lr", resume_epoch=3, resume_step=30)
+    run.trains(4, 0.6)
+    assert history_before(run) == 0.60
+
+
+def test_what_an_earlier_roll_back_had_moved_away_did_not_stand_before_the_incident(run):
+    run.trains(3, 0.70)
+    remedied(run)
+    run.moves(1, 3)
+    run.trains(3, 0.55)
+    run.suffers(Cause.NAN_LOSS, step=35, epoch=4)
+    assert history_before(run) == 0.55
+
+
+def history_before(run) -> float | None:
+    good = run.history.last_good_before(run.history.incidents[-1])
+    return good and good.miou("test")
+
+
 def test_share_and_epochs_are_the_configured_ones(run):
     remedied(run)
     run.trains(3, 0.30)
