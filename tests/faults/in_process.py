@@ -308,17 +308,18 @@ class SimStore(Store):
         self._world = world
         super().__init__(world.run.path, clock=lambda: world.wall)
         log = self._log
-        self._log = SimpleNamespace(append=self._append_line, close=log.close, in_place=log.in_place)
+        self._log = SimpleNamespace(append=self._append_lines, close=log.close, in_place=log.in_place)
         self._whole = log
 
-    def _append_line(self, line: str) -> None:
+    def _append_lines(self, *lines: str) -> None:
         self._world.point()
         if self._world.disk.full == "before":
             self._world.disk.refuse()
         if self._world.disk.full == "torn":
-            os.write(self._whole._descriptor, line.encode()[: len(line) // 2])
+            told = "\n".join(lines).encode()
+            os.write(self._whole._descriptor, told[: len(told) // 2])
             self._world.disk.refuse()
-        self._whole.append(line)
+        self._whole.append(*lines)
         self._world.point()
 
 
