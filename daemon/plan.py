@@ -72,12 +72,25 @@ def _plan(config: RunConfig, data: ResolvedData, found: Survey) -> Iterator[tupl
 def _when_it_breaks(config: RunConfig) -> Iterator[tuple[str, str]]:
     recovery, amp = config.recovery, config.trainer.amp.value
     first = f"AMP {recovery.amp_first}, then " if amp != "off" else ""
-    yield "NaN or Inf", f"back to the last verified-good epoch, {first}lr x {recovery.lr_factor:g}"
+    guess = f"{first}lr x {recovery.lr_factor:g}"
+    if recovery.diagnose:
+        wider = "AMP bf16 or off for precision, " if amp != "off" else ""
+        found = f"nothing for what does not come back, {wider}a broken file left out, lr x {recovery.lr_factor:g}"
+        yield (
+            "NaN or Inf",
+            f"the step is repeated, for {recovery.diagnosis_seconds:g} s at most, and what it shows decides: {found}; "
+            f"where it shows nothing, a guess: {guess}",
+        )
+    else:
+        yield "NaN or Inf", f"a guess, since recovery.diagnose is off: back to the last verified-good epoch, {guess}"
     yield "no memory", "half the micro-batch, double accumulation"
     yield (
         "crash, hang",
-        f"resumed after {recovery.backoff_seconds:g} s, doubling to {recovery.backoff_limit_seconds:g} s",
+        f"resumed at once; if it comes back, after {recovery.backoff_seconds:g} s, doubling to "
+        f"{recovery.backoff_limit_seconds:g} s",
     )
+    if recovery.undo:
+        yield "afterwards", "a remedy that has proved itself is taken back: AMP first, then lr"
     yield (
         "gives up",
         f"after {recovery.same_cause} restarts for one cause without progress, or {recovery.whole_run} in all",

@@ -289,6 +289,8 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(data, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "100 epochs of 6 steps (600 in all)" in done.output
     assert "kill@3" in done.output
+    assert "the step is repeated, for 120 s at most, and what it shows decides" in done.output
+    assert "resumed at once; if it comes back, after 5 s, doubling to 300 s" in done.output
     assert sorted(data.rglob("*")) == before
 
 
