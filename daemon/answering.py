@@ -212,7 +212,7 @@ class Answers:
 
     def _is_diagnosed(self, undecided: Undecided, now: float) -> bool:
         """Whether it is known what it was, as far as it can be."""
-        incident = self._incident_of(undecided)
+        incident = self.history.incident(undecided.incident)
         if incident is None or not self._diagnosing.wanted(incident):
             return True
         found = self._diagnosing.tend(incident, now)
@@ -220,9 +220,6 @@ class Answers:
             return False
         self._recorder.record(self._with_sound_files(found))
         return True
-
-    def _incident_of(self, undecided: Undecided) -> Incident | None:
-        return next((i for i in reversed(self.history.incidents) if i.number == undecided.incident), None)
 
     def _with_sound_files(self, found: Diagnosed) -> Diagnosed:
         """Only what is trained can be left out, and most of it has to stay."""
@@ -269,7 +266,7 @@ class Answers:
     def _ending(self, undecided: Undecided) -> policy.Ending:
         ended = undecided.ended
         earlier = [i.opened.attempt for i in self.history.fatal_incidents() if i.number != undecided.incident]
-        incident = self._incident_of(undecided)
+        incident = self.history.incident(undecided.incident)
         drilled = incident is not None and incident.opened.drill is not None
         return policy.Ending(
             outcome=ended.outcome,
@@ -296,6 +293,7 @@ class Answers:
             warm_up_steps=decision.warm_up_steps,
             leave_out=decision.leave_out,
             decode_again=decision.decode_again,
+            guessed=decision.guessed,
         )
 
     def _plan_change(self, attempt: Attempt, change: Change, *, incident: int | None = None) -> None:
@@ -328,6 +326,7 @@ class Answers:
         warm_up_steps: int = 0,
         leave_out: tuple[str, ...] = (),
         decode_again: tuple[str, ...] = (),
+        guessed: bool = False,
     ) -> None:
         """Record the intent; carrying it out starts with the next look."""
         if settings is None:  # what was never trained with may have been mended in the file
@@ -354,6 +353,7 @@ class Answers:
                 left_out=tuple(dict.fromkeys((*attempt.plan.left_out, *leave_out))),
                 decode_again=tuple(dict.fromkeys((*attempt.plan.decode_again, *decode_again))),
                 delay_seconds=delay_seconds,
+                guessed=guessed,
             )
         )
         self.start_at = self._clock() + delay_seconds

@@ -137,6 +137,8 @@ class AttemptPlanned(Record):
     decode_again: tuple[str, ...] = ()
     """All images whose entries in the pixel cache were found changed, by name: made anew where they still are."""
     delay_seconds: float = 0.0
+    guessed: bool = False
+    """Whether it was not found out what it was, or what helps against it: then `because` says why."""
 
 
 class AttemptSpawned(Record):

@@ -100,6 +100,8 @@ class Restart:
     """Images that are not trained any more, besides those that are left out already."""
     decode_again: tuple[str, ...] = ()
     """Images whose entries in the pixel cache are made anew."""
+    guessed: bool = False
+    """Whether the ladder decided, because no finding did."""
     puts_back: Remedy | None = None
     """The remedy that was taken back in vain and is in force again."""
 
@@ -141,6 +143,8 @@ def decide(
             return _guessed(_steadier(settings, past, ending, config), past, ending, diagnosis)
         case Outcome.OUT_OF_MEMORY:
             return _smaller(settings, past, ending, config)
+        case Outcome.CRASHED if diagnosis is not None and diagnosis.finding is not Finding.TRANSIENT:
+            return _guessed(_again(settings, past, ending, config), past, ending, diagnosis)
         case Outcome.KILLED | Outcome.CRASHED | Outcome.HUNG | Outcome.STOPPED | Outcome.REMEDY_FAILED:
             return _again(settings, past, ending, config)
         case _:
@@ -198,30 +202,56 @@ def _known_remedy(
     settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig, diagnosis: Diagnosed
 ) -> Decision | None:
     """What the finding of a replay asks for; `None` where it asks for nothing, and the ladder decides."""
-    numeric = ending.outcome is Outcome.UNSTABLE
+    numeric, transients = ending.outcome is Outcome.UNSTABLE, transients_here(past, ending)
+    if not has_remedy(diagnosis, settings.amp, numeric=numeric, transients=transients):
+        return None
     where = f"{ending.cause} in epoch {ending.epoch_under_way}"
     match diagnosis.finding:
-        case Finding.TRANSIENT if numeric and transients_here(past, ending) < TRUSTED_TRANSIENTS:
+        case Finding.TRANSIENT:
             return _not_repeatable(settings, past, ending, diagnosis)
-        case Finding.PRECISION if settings.amp is not Amp.OFF:
+        case Finding.PRECISION:
             return _wider(settings, diagnosis, f"{where} is the precision")
-        case Finding.DATA if diagnosis.files:
+        case Finding.DATA if not diagnosis.files:
+            names = ", ".join(diagnosis.decode_again)
+            words = f"{where} is the pixel cache: {names} decoded again, since the files are sound; nothing changed"
+            return Restart(settings, "latest", "resume", words, decode_again=diagnosis.decode_again)
+        case Finding.DATA:
             names = ", ".join(diagnosis.files)
             words = f"{where} is the data: {names} left out from here on, settings kept"
             again = diagnosis.decode_again
             return Restart(settings, "latest", "leave-out", words, leave_out=diagnosis.files, decode_again=again)
-        case Finding.DATA if diagnosis.decode_again:
-            names = ", ".join(diagnosis.decode_again)
-            words = f"{where} is the pixel cache: {names} decoded again, since the files are sound; nothing changed"
-            return Restart(settings, "latest", "resume", words, decode_again=diagnosis.decode_again)
-        case Finding.LEARNING_RATE if numeric:
+        case Finding.LEARNING_RATE:
             onset = ending.step if diagnosis.onset_step is None else diagnosis.onset_step
             why = f"{where} is the learning rate"
             return _lower(settings, past, ending, config, why=why, onset_step=onset)
         case Finding.CAPACITY:
             return _smaller(settings, past, ending, config)
-        case _:
+        case Finding.UNKNOWN:
             return None
+        case _:
+            assert_never(diagnosis.finding)
+
+
+def has_remedy(diagnosis: Diagnosed, amp: Amp, *, numeric: bool, transients: int) -> bool:
+    """Whether a finding asks for a remedy under this precision; otherwise the ladder decides, and guesses.
+
+    `numeric` says that numbers broke, `transients` how often something in this place could not be repeated before.
+    """
+    match diagnosis.finding:
+        case Finding.TRANSIENT:
+            return numeric and transients < TRUSTED_TRANSIENTS
+        case Finding.PRECISION:
+            return amp is not Amp.OFF
+        case Finding.DATA:
+            return bool(diagnosis.files or diagnosis.decode_again)
+        case Finding.LEARNING_RATE:
+            return numeric
+        case Finding.CAPACITY:
+            return True
+        case Finding.UNKNOWN:
+            return False
+        case _:
+            assert_never(diagnosis.finding)
 
 
 def _wider(settings: Settings, diagnosis: Diagnosed, why: str) -> Restart:
@@ -252,24 +282,27 @@ def _not_repeatable(settings: Settings, past: Sequence[Past], ending: Ending, di
 
 def _guessed(decision: Decision, past: Sequence[Past], ending: Ending, diagnosis: Diagnosed | None) -> Decision:
     """With a word on why the ladder had to decide."""
-    if diagnosis is None:
-        return decision
-    times = transients_here(past, ending) + 1
-    if diagnosis.finding is Finding.UNKNOWN:
-        why = f"what it was could not be found out ({_said(diagnosis)})"
-    elif diagnosis.finding is Finding.TRANSIENT:
-        why = f"it could not be repeated, but this is time {times} in one place"
-    else:
-        why = f"the replay says {diagnosis.finding}, which has no remedy here ({_said(diagnosis)})"
+    why = why_guessed(diagnosis, transients_here(past, ending))
     match decision:
         case Restart():
-            return replace(decision, because=f"{why}; guessed: {decision.because}")
+            return replace(decision, because=f"{why}; guessed: {decision.because}", guessed=True)
         case GiveUp():
             return replace(decision, reason=f"{decision.reason}; {why}")
         case Complete():
             return decision
         case _:
             assert_never(decision)
+
+
+def why_guessed(diagnosis: Diagnosed | None, transients: int) -> str:
+    """Why no finding decides. `transients`: how often something in this place could not be repeated before."""
+    if diagnosis is None:
+        return "nothing was replayed"
+    if diagnosis.finding is Finding.UNKNOWN:
+        return f"what it was could not be found out ({_said(diagnosis)})"
+    if diagnosis.finding is Finding.TRANSIENT:
+        return f"it could not be repeated, but this is time {transients + 1} in one place"
+    return f"the replay says {diagnosis.finding}, which has no remedy here ({_said(diagnosis)})"
 
 
 def _steadier(settings: Settings, past: Sequence[Past], ending: Ending, config: RecoveryConfig) -> Decision:

@@ -110,6 +110,7 @@ def test_a_crash_of_which_nothing_was_found_out_is_resumed_as_ever():
     for finding in ("transient", "unknown", "learning-rate", "data"):
         answer = answered(finding, end=crash)
         assert (answer.remedy, answer.settings, answer.delay_seconds) == ("resume", SETTINGS, 0.0)
+        assert answer.guessed == ("guessed: " in answer.because) == (finding != "transient")
 
 
 @pytest.mark.parametrize(("onset", "before"), [(70, 70), (None, 100)])
@@ -139,8 +140,20 @@ def test_where_it_cannot_be_found_out_the_ladder_decides_and_says_that_it_guesse
     assert "(the numbers say so)" in answer.because
 
 
-def test_without_a_replay_nothing_is_said_of_guessing():
-    assert "guessed" not in decide(SETTINGS, [], ending(), CONFIG).because
+def test_without_a_replay_a_remedy_for_numbers_is_a_guess_and_says_so():
+    answer = decide(SETTINGS, [], ending(), CONFIG)
+    assert answer.guessed
+    assert answer.because.startswith("nothing was replayed; guessed: nan-loss in epoch 3")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.KILLED, Outcome.HUNG, Outcome.CRASHED])
+def test_what_merely_died_is_resumed_and_nothing_of_it_is_guessed(outcome):
+    answer = decide(SETTINGS, [], ending(Cause.WORKER_CRASHED, outcome), CONFIG)
+    assert (answer.remedy, answer.guessed) == ("resume", False)
+
+
+def test_what_a_finding_asks_for_is_no_guess():
+    assert not any(answered(finding, files=("a.png",)).guessed for finding in Finding if finding != "unknown")
 
 
 @pytest.mark.parametrize("cause", [Cause.LOSS_SPIKE, Cause.MIOU_COLLAPSE])
