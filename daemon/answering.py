@@ -176,15 +176,15 @@ class Answers:
         undecided = self._undecided
         if undecided is None:
             return
+        if not self._is_diagnosed(undecided, now):
+            return
         self._trials.settle()
         attempt = self.history.attempt(undecided.ended.attempt)
         change = None if undecided.ended.outcome is Outcome.PERMANENT else to_put_back(self.history)
-        if change is not None:  # what it was is known: the undoing of a remedy
+        if change is not None:  # it was the undoing of a remedy, or may have been
             if not self._has_to_wait(change.resume, undecided, now):
                 self._plan_change(attempt, change, incident=undecided.incident)
                 self._undecided = None
-            return
-        if not self._is_diagnosed(undecided, now):
             return
         diagnosis = self.history.diagnoses.get(undecided.incident) if undecided.incident is not None else None
         decision = policy.decide(
@@ -308,6 +308,7 @@ class Answers:
             puts_back=change.puts_back,
             before_step=change.before_step,
             warm_up_steps=change.warm_up_steps,
+            guessed=change.guessed,
         )
 
     def _plan_next(

@@ -304,6 +304,8 @@ class ProbationEnded(Record):
     """Test mIoU that decided."""
     miou_before: float | None = None
     """That of the last score before the incident, or before the undoing."""
+    guessed: bool = False
+    """Whether nobody knows that it was the undoing of which an attempt broke: the remedy is put back, for now."""
 
 
 class AlertChanged(Record):

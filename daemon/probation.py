@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 
-from ..trainer.contract import Cause
+from ..trainer.diagnosis import Finding
 from . import policy
 from .config import RecoveryConfig
-from .events import AttemptPlanned, ProbationEnded
+from .events import AttemptPlanned, Diagnosed, Outcome, ProbationEnded
+from .findings import SAME_PLACE_STEPS
 from .history import History
 from .members import Epoch, Incident
+from .undoing import AMP_KINDS
 
 
 class Stage(StrEnum):
@@ -117,6 +119,8 @@ class Probations:
         """The trials that are decided and not recorded as such."""
         self._kept = {attempt: trial for attempt, trial in self._kept.items() if attempt in history.tried.open}
         for plan in list(history.tried.open.values()):
+            if any(self._is_in_question(history, incident) for incident in _since(history, plan)):
+                continue  # its replay will say whether it speaks against the trial; until then, scores do not decide
             end = self._broken_off(history, plan) or self._judged(history, plan)
             if end is not None:
                 yield end
@@ -125,7 +129,8 @@ class Probations:
         """The run is over before its time: where the last score says enough, the trial is passed."""
         for plan in list(history.tried.open.values()):
             standing = self._trial(plan).standing(history)
-            if standing.best is not None and standing.reaches(self._config.probation_share, standing.latest):
+            sound = standing.best is not None and standing.reaches(self._config.probation_share, standing.latest)
+            if standing.is_past and sound:
                 words = f"the run ended {_counted(standing.epochs)} after it, with a sound score"
                 yield _end(plan, standing, standing.latest, passed=True, because=words)
 
@@ -133,17 +138,32 @@ class Probations:
         return self._kept.setdefault(plan.attempt, Trial(plan))
 
     def _broken_off(self, history: History, plan: AttemptPlanned) -> ProbationEnded | None:
-        """By the same trouble."""
-        wanted = _family(history, plan)
-        since = takewhile(lambda incident: incident.opened.attempt >= plan.attempt, reversed(history.incidents))
-        for incident in since:
+        """By the same trouble; an undoing by what its remedy was against, and by what nobody knows."""
+        for incident in _since(history, plan):
             opened = incident.opened
-            if opened.fatal and policy.family(opened.cause) == wanted:
-                again = "came" if plan.undoes else "came back"
-                words = f"{opened.cause} {again} in epoch {opened.epoch} (incident {opened.number:03d})"
-                standing = self._trial(plan).standing(history)
-                return _end(plan, standing, standing.best, passed=False, because=words)
+            if plan.undoes is None:
+                answered = history.incident(plan.incident)
+                if answered is None or not _is_the_same(history, answered, incident):
+                    continue
+                came, guess = "came back" if opened.cause is answered.opened.cause else "came", ""
+            else:
+                against = _against(history, plan, incident)
+                if against is None:
+                    continue
+                came, guess = "came", against
+            words = f"{opened.cause} {came} in epoch {opened.epoch} (incident {opened.number:03d})"
+            words += f", and {guess}" if guess else ""
+            standing = self._trial(plan).standing(history)
+            end = _end(plan, standing, standing.best, passed=False, because=words)
+            return end.model_copy(update={"guessed": bool(guess)})
         return None
+
+    def _is_in_question(self, history: History, incident: Incident) -> bool:
+        """Whether its replay is still to come."""
+        if not self._config.diagnose or incident.number in history.diagnoses or history.gave_up is not None:
+            return False
+        raised = _outcome(history, incident) is Outcome.CRASHED
+        return (incident.opened.cause in policy.NUMERIC or raised) and history.answer_to(incident) is None
 
     def _judged(self, history: History, plan: AttemptPlanned) -> ProbationEnded | None:
         """By its epochs and their scores; `None` while it may go either way."""
@@ -189,9 +209,54 @@ def _newest_good(history: History, until: int) -> Epoch | None:
     return next((line[place] for place in range(until - 1, -1, -1) if line[place].verified_good), None)
 
 
-def _family(history: History, plan: AttemptPlanned) -> str:
-    causes = (incident.opened.cause for incident in history.incidents if incident.number == plan.incident)
-    return policy.family(Cause.NAN_LOSS if plan.undoes is not None else next(causes, Cause.NAN_LOSS))
+def _since(history: History, plan: AttemptPlanned) -> Iterator[Incident]:
+    """What has ended attempts since one was planned, newest first."""
+    since = takewhile(lambda incident: incident.opened.attempt >= plan.attempt, reversed(history.incidents))
+    return (incident for incident in since if incident.opened.fatal)
+
+
+def _is_the_same(history: History, answered: Incident, later: Incident) -> bool:
+    """By what replays have found, where they did; else by what it looked like. One killed has not crashed."""
+    first, second = _found(history, answered), _found(history, later)
+    if first is not None and second is not None:
+        other_files = first.files and second.files and not set(first.files) & set(second.files)
+        return first.finding is second.finding and not other_files
+    same_end = _outcome(history, answered) is _outcome(history, later)
+    return answered.opened.cause is later.opened.cause and same_end
+
+
+def _found(history: History, incident: Incident) -> Diagnosed | None:
+    found = history.diagnoses.get(incident.number)
+    return None if found is None or found.finding is Finding.UNKNOWN else found
+
+
+def _outcome(history: History, incident: Incident) -> Outcome | None:
+    ended = history.attempt(incident.opened.attempt).ended
+    return None if ended is None else ended.outcome
+
+
+def _against(history: History, plan: AttemptPlanned, incident: Incident) -> str | None:
+    """Whether an incident speaks against doing without a remedy. Empty: it does, a replay has shown it. Words: nobody
+    knows, and why. `None`: it has a remedy of its own, or none is needed.
+    """
+    found = history.diagnoses.get(incident.number)
+    fitting = Finding.PRECISION if plan.undoes in AMP_KINDS else Finding.LEARNING_RATE
+    if found is not None and found.finding is fitting:
+        return ""
+    if incident.opened.cause not in policy.NUMERIC:
+        return None
+    amp, before = history.attempt(incident.opened.attempt).plan.amp, _transients_before(history, incident)
+    if found is not None and policy.has_remedy(found, amp, numeric=True, transients=before):
+        return None
+    return policy.why_guessed(found, before)
+
+
+def _transients_before(history: History, incident: Incident) -> int:
+    """How often something in its place could not be repeated."""
+    earlier = takewhile(lambda one: one.number != incident.number, history.fatal_incidents())
+    near = (one for one in earlier if abs(one.opened.step - incident.opened.step) <= SAME_PLACE_STEPS)
+    found = (history.diagnoses.get(one.number) for one in near)
+    return sum(one is not None and one.finding is Finding.TRANSIENT for one in found)
 
 
 def _end(plan: AttemptPlanned, standing: Standing, miou: float | None, *, passed: bool, because: str) -> ProbationEnded:

@@ -1,12 +1,15 @@
 """PURE: which remedy is taken back to see whether it is still needed, and which is put back because it is.
 
-One at a time, half precision first, then the learning rate in the steps in which it was lowered. What failed once is
-latched for the run; what passed may be tried a second time, should its remedy have come again. Knows no clock, no file.
+One at a time, half precision first, then the learning rate in the steps in which it was lowered. A remedy without which
+the run broke, or learned less, is latched for the run; where nobody knows what broke, it is put back and tried once
+more. Each remedy has its own tries: one that comes for another incident is another one. Knows no clock, no file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from .config import RecoveryConfig
 from .events import AttemptPlanned
@@ -14,7 +17,7 @@ from .history import History
 from .policy import Remedy, ResumeFrom, Settings, remedy_of
 
 TRIES = 2
-"""Of taking back one kind of remedy in a run."""
+"""Of doing without one remedy."""
 AMP_KINDS = frozenset({"amp-off", "bf16"})
 TOLERANCE = 1e-9
 """Relative: halved and doubled again, a rate is what it was but for rounding."""
@@ -31,6 +34,65 @@ class Change:
     puts_back: Remedy | None = None
     before_step: int | None = None
     warm_up_steps: int = 0
+    guessed: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A remedy: the attempt that brought it, and the one before that."""
+
+    before: AttemptPlanned
+    plan: AttemptPlanned
+
+
+@dataclass(frozen=True)
+class Tries:
+    """What was taken back of the remedies of a run."""
+
+    made: tuple[tuple[AttemptPlanned, Cut], ...]
+    """Each undoing with the remedy that it does without, oldest first."""
+    in_force: tuple[Cut, ...]
+    """The remedies that no undoing has shown to be needless, oldest first."""
+
+    def of(self, cut: Cut) -> list[AttemptPlanned]:
+        return [plan for plan, undone in self.made if undone is cut]
+
+    def newest(self, kinds: Collection[str]) -> Cut | None:
+        return next((cut for cut in reversed(self.in_force) if cut.plan.remedy in kinds), None)
+
+
+def tries(history: History) -> Tries:
+    """The newest remedy of its kind goes first."""
+    made: list[tuple[AttemptPlanned, Cut]] = []
+    in_force: list[Cut] = []
+    for before, plan in pairwise(attempt.plan for attempt in history.attempts):
+        if plan.remedy is not None and plan.puts_back is None:
+            in_force.append(Cut(before, plan))
+        cut = next((cut for cut in reversed(in_force) if cut.plan.remedy == plan.undoes), None)
+        if plan.undoes is None or cut is None:
+            continue
+        made.append((plan, cut))
+        ended = history.tried.ends.get(plan.attempt)
+        if ended is not None and ended.passed:
+            in_force.remove(cut)
+    return Tries(tuple(made), tuple(in_force))
+
+
+def put_back_after(history: History, undoing: AttemptPlanned) -> AttemptPlanned | None:
+    """The attempt by which a remedy was in force again; `None` where its undoing went well, or is on trial."""
+    later = [plan.attempt for plan in history.tried.undone if plan.attempt > undoing.attempt]
+    until = min(later, default=len(history.attempts) + 1)
+    return next((plan for plan in history.tried.put_back if undoing.attempt < plan.attempt < until), None)
+
+
+def changes_for(history: History, incident: int) -> list[AttemptPlanned]:
+    """The attempts that took the remedy for an incident back, and that put it back for no incident of its own."""
+    found: list[AttemptPlanned] = []
+    for undoing, cut in tries(history).made:
+        if cut.plan.incident == incident:
+            back = put_back_after(history, undoing)
+            found += [undoing] if back is None or back.incident is not None else [undoing, back]
+    return found
 
 
 def to_put_back(history: History) -> Change | None:
@@ -50,12 +112,15 @@ def to_put_back(history: History) -> Change | None:
     else:
         settings = replace(now, lr=before.lr)
         words = f"learning rate {now.lr:g} -> {before.lr:g}"
+    guess = "guessed: " if ended.guessed else ""
+    long = "for the rest of the run" if latched(history, kind) else "until it is tried once more"
     return Change(
         settings,
         "verified-good",
-        f"the remedy is still needed, since without it {ended.because}: {words}, for the rest of the run",
+        f"{guess}the remedy is still needed, since without it {ended.because}: {words}, {long}",
         puts_back=kind,
         before_step=undone.resume_step + 1,
+        guessed=ended.guessed,
     )
 
 
@@ -73,10 +138,13 @@ def settings_of(plan: AttemptPlanned) -> Settings:
 
 
 def latched(history: History, kind: str) -> bool:
-    """Whether a remedy stays for the rest of the run."""
-    tried = [plan for plan in history.tried.undone if plan.undoes == kind]
+    """Whether the newest remedy of a kind stays for the rest of the run: it was seen to be needed, or tried enough."""
+    known = tries(history)
+    cut = known.newest({kind})
+    tried = [] if cut is None else known.of(cut)
     ends = [history.tried.ends.get(plan.attempt) for plan in tried]
-    return len(tried) >= TRIES or any(end is not None and not end.passed for end in ends)
+    needed = any(end is not None and not end.passed and not end.guessed for end in ends)
+    return needed or len(tried) >= TRIES
 
 
 def _overruled(history: History, undone: AttemptPlanned, now: Settings) -> bool:
@@ -104,38 +172,29 @@ def _quiet(history: History, config: RecoveryConfig) -> bool:
 def _less_of_amp_off(history: History, now: Settings, wished: Settings, config: RecoveryConfig) -> Change | None:
     if now.amp is wished.amp:
         return None
-    for before, plan in _neighbours(history):
-        if plan.remedy in AMP_KINDS and plan.amp is now.amp and before.amp is not now.amp:
-            if not _proved(history, plan):
-                return None
-            words = f"AMP {now.amp} -> {before.amp} again: {_why(config)}"
-            return Change(replace(now, amp=before.amp), "latest", words, undoes=remedy_of(plan.remedy))
-    return None
+    cut = tries(history).newest(AMP_KINDS)
+    if cut is None or cut.plan.amp is not now.amp or cut.before.amp is now.amp or not _proved(history, cut):
+        return None
+    words = f"AMP {now.amp} -> {cut.before.amp} again: {_why(config)}"
+    return Change(replace(now, amp=cut.before.amp), "latest", words, undoes=remedy_of(cut.plan.remedy))
 
 
 def _less_of_lower_lr(history: History, now: Settings, wished: Settings, config: RecoveryConfig) -> Change | None:
     if now.lr >= wished.lr * (1 - TOLERANCE):
         return None
-    cuts = (plan for _, plan in _neighbours(history) if plan.remedy == "lower-lr")
-    last = next(cuts, None)
-    if last is None or not _proved(history, last):
+    cut = tries(history).newest({"lower-lr"})
+    if cut is None or cut.plan.lr >= cut.before.lr or not _proved(history, cut):
         return None
-    lr = now.lr / config.lr_factor
+    lr = now.lr * cut.before.lr / cut.plan.lr
     lr = wished.lr if lr > wished.lr * (1 - TOLERANCE) else lr
     words = f"learning rate {now.lr:g} -> {lr:g} again: {_why(config)}"
     return Change(replace(now, lr=lr), "latest", words, undoes="lower-lr", warm_up_steps=config.warm_up_steps)
 
 
-def _neighbours(history: History) -> list[tuple[AttemptPlanned, AttemptPlanned]]:
-    """Each plan with the one before it, newest first."""
-    plans = [attempt.plan for attempt in history.attempts]
-    return list(zip(plans[-2::-1], plans[:0:-1], strict=True))
-
-
-def _proved(history: History, plan: AttemptPlanned) -> bool:
-    """Whether the remedy of a plan has passed its probation, or a later one has, and may be taken back."""
-    passed = any(end.passed for attempt, end in history.tried.ends.items() if attempt >= plan.attempt)
-    return passed and plan.remedy is not None and not latched(history, plan.remedy)
+def _proved(history: History, cut: Cut) -> bool:
+    """Whether a remedy has passed its probation, or a later one has, and may be taken back."""
+    passed = any(end.passed for attempt, end in history.tried.ends.items() if attempt >= cut.plan.attempt)
+    return passed and cut.plan.remedy is not None and not latched(history, cut.plan.remedy)
 
 
 def _why(config: RecoveryConfig) -> str:

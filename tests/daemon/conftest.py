@@ -15,6 +15,7 @@ from PIL import Image
 from segwatch.daemon.events import (
     AttemptEnded,
     AttemptPlanned,
+    Diagnosed,
     DrillFired,
     EpochCommitted,
     EpochMoved,
@@ -271,6 +272,11 @@ class Story:
         )
         self.tell(incident)
         return incident
+
+    def finds(self, finding: str, **more: object) -> None:
+        """What a replay of the newest incident has found."""
+        told = {"incident": self.history.incidents[-1].number, "because": "the replay says so", **more}
+        self.tell(Diagnosed.model_validate({"finding": finding, **told}))
 
     def drills(self, drill: Drill) -> None:
         self.tell(DrillFired(attempt=self.attempt, drill=drill))

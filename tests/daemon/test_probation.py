@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from segwatch.daemon.config import RecoveryConfig
-from segwatch.daemon.events import AttemptSpawned, ProbationEnded, RunFinished
+from segwatch.daemon.events import AttemptSpawned, Outcome, ProbationEnded, RunFinished
 from segwatch.daemon.probation import Probations, Stage, on_trial_words, stage, to_go_back_to
 from segwatch.trainer.contract import Cause
 
@@ -156,10 +156,69 @@ def test_the_same_trouble_ends_a_trial_and_another_kind_does_not(run):
     remedied(run)
     remedied(run, cause=Cause.WORKER_CRASHED, remedy="resume")
     assert ends(run) == []
-    run.suffers(Cause.NAN_WEIGHTS, epoch=3)
+    run.suffers(Cause.NAN_LOSS, epoch=3)
+    run.finds("unknown")
     (end,) = ends(run)
     assert (end.passed, end.attempt, end.incident) == (False, 2, 1)
-    assert end.because == "nan-weights came back in epoch 3 (incident 003)"
+    assert end.because == "nan-loss came back in epoch 3 (incident 003)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ((Cause.NAN_LOSS, "precision"), (Cause.NAN_LOSS, "precision"), "nan-loss came back"),
+        ((Cause.NAN_LOSS, "precision"), (Cause.INF_GRADIENTS, "precision"), "inf-gradients came in"),
+        ((Cause.NAN_LOSS, "precision"), (Cause.NAN_LOSS, "transient"), None),
+        ((Cause.NAN_LOSS, "learning-rate"), (Cause.NAN_LOSS, "data"), None),
+        ((Cause.NAN_LOSS, "learning-rate"), (Cause.NAN_LOSS, "unknown"), "nan-loss came back"),
+        ((Cause.NAN_LOSS, "unknown"), (Cause.LOSS_SPIKE, "unknown"), None),
+        ((Cause.OUT_OF_MEMORY, None), (Cause.OUT_OF_MEMORY, None), "out-of-memory came back"),
+        ((Cause.OUT_OF_MEMORY, None), (Cause.WORKER_HUNG, None), None),
+    ],
+)
+def test_a_remedy_fails_by_what_it_was_against_and_by_nothing_else(run, first, second, words):
+    run.suffers(first[0], step=25, epoch=3)
+    if first[1] is not None:
+        run.finds(first[1])
+    run.plans(incident=1, remedy="amp-off", resume_epoch=2, resume_step=20)
+    starts(run)
+    run.suffers(second[0], step=26, epoch=3)
+    if second[1] is not None:
+        run.finds(second[1])
+    told = [end.because for end in ends(run) if not end.passed]
+    assert [because.startswith(words or "-") for because in told] == ([] if words is None else [True])
+
+
+@pytest.mark.parametrize(("outcome", "held"), [(Outcome.KILLED, True), (Outcome.CRASHED, False)])
+def test_a_kill_is_no_crash_on_a_bad_file_that_comes_back(run, outcome, held):
+    run.ends(Outcome.CRASHED, cause=Cause.WORKER_CRASHED, epoch=2)
+    run.suffers(Cause.WORKER_CRASHED, step=25, epoch=3)
+    run.finds("data", files=("a.png",))
+    run.plans(incident=1, remedy="leave-out", resume_epoch=2, resume_step=20)
+    starts(run)
+    run.ends(outcome, cause=Cause.WORKER_CRASHED, epoch=2)
+    run.suffers(Cause.WORKER_CRASHED, step=27, epoch=3)
+    run.plans(incident=2, remedy="resume", resume_epoch=2, resume_step=20)
+    assert (ends(run) == []) == held
+
+
+def test_another_file_that_is_broken_says_nothing_against_leaving_out_the_first(run):
+    remedied(run, remedy="leave-out")
+    run.finds("data", files=("a.png",))
+    run.suffers(Cause.NAN_LOSS, step=27, epoch=3)
+    run.finds("data", files=("b.png",))
+    assert ends(run) == []
+
+
+def test_while_it_is_not_known_what_broke_nothing_is_decided(run):
+    remedied(run)
+    run.trains(3, 0.5)
+    run.trains(4, 0.5)
+    run.suffers(Cause.NAN_LOSS, step=45, epoch=5)
+    assert ends(run) == []
+    assert [end.passed for end in ends(run, RecoveryConfig(diagnose=False))] == [False]
+    run.finds("transient")
+    assert [end.passed for end in ends(run)] == [False], "of the first nothing was found, and it looks the same"
 
 
 def test_epochs_of_a_later_attempt_with_the_same_settings_count(run):
@@ -182,7 +241,57 @@ def test_an_undoing_fails_where_the_scores_stay_too_low_and_where_numbers_go_wro
     assert (end.passed, end.incident) == (False, None)
     assert end.because == "2 epochs since, test mIoU 45.00 % at best (50.00 % before it; 98% of it is asked)"
     run.suffers(Cause.LOSS_SPIKE, epoch=5)
-    assert [end.because for end in ends(run)] == ["loss-spike came in epoch 5 (incident 002)"]
+    run.finds("unknown", because="the time was not enough.")
+    (end,) = ends(run)
+    assert (end.passed, end.guessed) == (False, True)
+    assert end.because == (
+        "loss-spike came in epoch 5 (incident 002), and what it was could not be found out (the time was not enough)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("undoes", "finding", "fails", "guessed"),
+    [
+        ("bf16", {"finding": "precision"}, True, False),
+        ("amp-off", {"finding": "precision"}, True, False),
+        ("bf16", {"finding": "transient"}, False, False),
+        ("bf16", {"finding": "learning-rate"}, False, False),
+        ("bf16", {"finding": "data", "files": ("a.png",)}, False, False),
+        ("bf16", {"finding": "data"}, True, True),
+        ("bf16", {"finding": "unknown"}, True, True),
+        ("lower-lr", {"finding": "learning-rate"}, True, False),
+        ("lower-lr", {"finding": "precision"}, False, False),
+        ("lower-lr", {"finding": "transient"}, False, False),
+        ("lower-lr", {"finding": "capacity"}, False, False),
+        ("lower-lr", {"finding": "unknown"}, True, True),
+    ],
+)
+def test_an_undoing_fails_only_by_what_its_remedy_was_against_or_by_what_nobody_knows(
+    run, undoes, finding, fails, guessed
+):
+    run.plans(undoes=undoes, amp="fp16", resume_epoch=2, resume_step=20)
+    starts(run)
+    run.suffers(Cause.NAN_LOSS, step=25, epoch=3)
+    assert ends(run) == [], "first it is replayed"
+    run.finds(**finding)
+    assert [(end.passed, end.guessed) for end in ends(run)] == ([(False, guessed)] if fails else [])
+
+
+def test_the_third_that_cannot_be_repeated_in_one_place_speaks_against_an_undoing_as_a_guess(run):
+    run.plans(undoes="bf16", amp="fp16", resume_epoch=2, resume_step=20)
+    for times in (1, 2, 3):
+        run.suffers(Cause.NAN_LOSS, step=25, epoch=3)
+        run.finds("transient")
+        assert [end.guessed for end in ends(run) if end.incident is None] == [True] * (times == 3)
+        run.plans(incident=times, remedy="resume", amp="fp16", resume_epoch=2, resume_step=20)
+
+
+def test_without_replays_what_breaks_an_undoing_is_a_guess(run):
+    run.plans(undoes="bf16", amp="fp16", resume_epoch=2, resume_step=20)
+    run.suffers(Cause.NAN_LOSS, step=25, epoch=3)
+    (end,) = ends(run, RecoveryConfig(diagnose=False))
+    assert (end.passed, end.guessed) == (False, True)
+    assert end.because.endswith("(incident 001), and nothing was replayed")
 
 
 def test_a_run_that_ends_early_passes_with_a_sound_last_score_and_else_ended_on_probation(run):
@@ -203,6 +312,7 @@ def test_an_incident_goes_from_open_by_probation_to_resolved_or_failed(run):
     run.plans(incident=1, remedy="lower-lr", resume_epoch=2, resume_step=20)
     assert stage(run.history, first) is Stage.ON_PROBATION
     run.suffers(Cause.NAN_LOSS)
+    run.finds("unknown")
     for end in ends(run):
         run.tell(end)
     assert stage(run.history, first) is Stage.FAILED

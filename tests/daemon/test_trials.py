@@ -10,6 +10,7 @@ from segwatch.daemon.events import AlertChanged, IncidentOpened, Outcome, Probat
 from segwatch.daemon.views import happened
 from segwatch.trainer.contract import ExitCode
 
+from ..faults.in_process import Killed
 from ..faults.in_turns import Night
 
 
@@ -62,8 +63,8 @@ def test_numbers_that_go_wrong_put_it_back_from_before_and_cost_no_budget(tmp_pa
     night.trains(1)
     assert night.plan.undoes == "amp-off"
     night.meets_a_nan()
-    night.until(lambda: night.world.worker is not None)
-    assert night.world.replayed == [1], "what it was is known"
+    night.is_found("precision")
+    assert night.world.replayed == [1, 2]
     plan = night.plan
     assert (plan.incident, plan.puts_back, plan.amp, plan.lr) == (2, "amp-off", "off", 1e-3)
     assert plan.resume_from == "checkpoints/checkpoint_epoch4.json"
@@ -77,6 +78,45 @@ def test_numbers_that_go_wrong_put_it_back_from_before_and_cost_no_budget(tmp_pa
     assert [plan.undoes for plan in night.history.tried.undone] == ["amp-off"], "latched"
     assert any("for the rest of the run" in line for line in happened(night.history))
     night.close()
+
+
+def test_what_cannot_be_repeated_leaves_the_precision_that_came_back_and_its_trial_goes_on(night):
+    without_amp(night)
+    night.trains(1)
+    night.meets_a_nan()
+    night.is_found("transient")
+    assert (night.plan.remedy, night.plan.puts_back, night.plan.amp) == ("resume", None, "fp16")
+    night.trains(2)
+    assert [(end.attempt, end.passed) for end in night.tell(ProbationEnded)] == [(2, True), (3, True), (4, True)]
+    assert night.plan.amp == "fp16"
+
+
+def test_what_the_precision_broke_while_a_rate_came_back_costs_the_precision_and_not_the_rate(night):
+    night.trains(2)
+    night.meets_a_nan()
+    night.is_found("learning-rate", onset_step=4)
+    night.trains(3)
+    assert night.plan.undoes == "lower-lr"
+    night.meets_a_nan()
+    night.is_found("precision", bf16_is_finite=True)
+    assert (night.plan.remedy, night.plan.amp, night.plan.lr) == ("bf16", "bf16", 1e-3)
+
+
+def test_a_daemon_that_dies_behind_the_finding_puts_back_all_the_same(night):
+    without_amp(night)
+    night.trains(1)
+    night.meets_a_nan()
+    night.replay()
+    night.world.diagnosis_finds(finding="precision")
+    night.world.kill_in = 3  # the finding is on the disk, what follows from it is not
+    with pytest.raises(Killed):
+        night.until(lambda: night.world.worker is not None)
+    night.lose_daemon()
+    night.begin_daemon()
+    night.until(lambda: night.world.worker is not None)
+    assert night.world.replayed == [1, 2]
+    assert (night.plan.incident, night.plan.puts_back, night.plan.amp) == (2, "amp-off", "off")
+    assert [end.passed for end in night.tell(ProbationEnded)] == [True, False]
 
 
 def test_scores_that_stay_too_low_put_it_back_too_without_an_incident(night):

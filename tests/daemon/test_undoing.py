@@ -9,7 +9,7 @@ from segwatch.daemon.config import RecoveryConfig
 from segwatch.daemon.events import AttemptSpawned, BudgetsForgiven, ConfigChanged, DrillsRequested, ProbationEnded
 from segwatch.daemon.policy import Settings
 from segwatch.daemon.probation import Probations
-from segwatch.daemon.undoing import latched, settings_of, to_put_back, to_undo
+from segwatch.daemon.undoing import latched, settings_of, to_put_back, to_undo, tries
 from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause, Drill, DrillKind
 
@@ -172,6 +172,7 @@ def test_an_undoing_in_vain_is_put_back_from_before_it_and_latched(nights):
     nights.carry_out(nights.undo())
     before = nights.history.current.plan.resume_step
     nights.run.suffers(Cause.INF_GRADIENTS, epoch=nights.epoch + 1)
+    nights.run.finds("precision")
     nights.settle()
     change = to_put_back(nights.history)
     assert (change.puts_back, change.settings.amp, change.resume) == ("amp-off", Amp.OFF, "verified-good")
@@ -185,6 +186,65 @@ def test_an_undoing_in_vain_is_put_back_from_before_it_and_latched(nights):
     nights.trains(5)
     assert latched(nights.history, "amp-off")
     assert nights.undo() is None
+
+
+def test_what_may_have_broken_for_another_reason_is_put_back_as_a_guess_and_tried_once_more(nights):
+    amp_off(nights)
+    words = []
+    for incident in (2, 3):
+        nights.carry_out(nights.undo())
+        nights.run.suffers(Cause.NAN_LOSS, epoch=nights.epoch + 1)
+        nights.run.finds("unknown")
+        nights.settle()
+        change = to_put_back(nights.history)
+        assert (change.puts_back, change.guessed) == ("amp-off", True)
+        words.append(change.because)
+        nights.carry_out(change, incident=incident)
+        nights.trains(3)
+    assert words[0].startswith("guessed: the remedy is still needed, since without it nan-loss came in epoch")
+    assert words[0].endswith("AMP fp16 -> off, until it is tried once more")
+    assert words[1].endswith("AMP fp16 -> off, for the rest of the run")
+    assert nights.undo() is None, "two tries"
+
+
+def test_what_cannot_be_repeated_costs_no_precision_that_has_just_come_back(nights):
+    amp_off(nights)
+    nights.carry_out(nights.undo())
+    nights.run.suffers(Cause.NAN_LOSS, epoch=nights.epoch + 1)
+    nights.run.finds("transient")
+    nights.settle()
+    assert to_put_back(nights.history) is None
+    nights.plans(nights.now, incident=2, remedy="resume")
+    nights.trains(2)
+    assert [end.passed for end in nights.history.probations] == [True, True, True]
+    assert nights.now.amp is Amp.FP16
+
+
+def test_each_cut_of_the_rate_has_its_own_tries(nights):
+    for lr in (5e-4, 2.5e-4, 1.25e-4):
+        nights.remedied("lower-lr", lr=lr)
+        nights.trains(2)
+    while (change := nights.undo()) is not None:
+        nights.carry_out(change)
+        nights.trains(2)
+    assert nights.now == WISHED
+
+
+def test_a_cut_that_is_needed_keeps_those_before_it_and_not_the_one_that_comes_later(nights):
+    nights.remedied("lower-lr", lr=5e-4)
+    nights.trains(2)
+    nights.carry_out(nights.undo())
+    nights.trains(2, miou=0.45)
+    nights.carry_out(to_put_back(nights.history))
+    nights.trains(4)
+    assert nights.undo() is None
+    nights.remedied("lower-lr", lr=2.5e-4)
+    nights.trains(2)
+    assert nights.undo().settings.lr == 5e-4
+    nights.carry_out(nights.undo())
+    nights.trains(4)
+    assert nights.undo() is None
+    assert nights.now.lr == 5e-4
 
 
 def test_scores_that_stay_too_low_put_the_rate_back_and_nothing_else(nights):
@@ -201,6 +261,7 @@ def test_what_a_person_sets_afterwards_is_not_put_back(nights):
     amp_off(nights)
     nights.carry_out(nights.undo())
     nights.run.suffers(Cause.NAN_LOSS)
+    nights.run.finds("precision")
     nights.settle()
     assert to_put_back(nights.history) is not None
     nights.run.tell(ConfigChanged(changes={"trainer.amp": '"fp16" -> "bf16"'}, epochs=100))
@@ -221,6 +282,7 @@ WEATHER = st.lists(
     st.one_of(
         st.tuples(st.just("trains"), st.sampled_from([0.4, 0.49, 0.5, 0.5, 0.5, 0.6])),
         st.tuples(st.just("nan"), st.sampled_from(["amp-off", "bf16", "lower-lr", "resume", "leave-out"])),
+        st.tuples(st.just("breaks"), st.sampled_from(["precision", "learning-rate", "transient", "unknown"])),
         st.tuples(st.just("dies"), st.none()),
         st.tuples(st.just("stops"), st.none()),
     ),
@@ -240,14 +302,13 @@ def test_in_any_weather_one_at_a_time_twice_at_most_and_never_again_what_failed(
             case "nan":
                 amp = {"amp-off": Amp.OFF, "bf16": Amp.BF16}.get(how, nights.now.amp)
                 lr = nights.now.lr * (0.5 if how == "lower-lr" else 1.0)
-                incident = nights.run.suffers(Cause.NAN_LOSS, epoch=nights.epoch + 1)
-                nights.settle()
-                back = to_put_back(nights.history)
-                if back is not None:
-                    nights.carry_out(back, incident=incident.number)
+                undone = [plan.undoes for plan in nights.history.tried.open.values() if plan.undoes]
+                if {"lower-lr", "amp-off", "bf16"} & {how, *undone}:  # what is undone is put back before it is renewed
+                    breaks(nights, "unknown", Settings(lr, amp, 4, 1), how)
                 else:
-                    now = Settings(lr, amp, 4, 1)
-                    nights.plans(now, incident=incident.number, remedy=how)
+                    breaks(nights, "data", Settings(lr, amp, 4, 1), how, files=("a.png",))
+            case "breaks":
+                breaks(nights, how, nights.now, "resume")
             case "dies":
                 nights.remedied("resume", cause=Cause.WORKER_CRASHED)
             case "stops":
@@ -258,14 +319,28 @@ def test_in_any_weather_one_at_a_time_twice_at_most_and_never_again_what_failed(
         assert_words_are_kept(nights.history)
 
 
+def breaks(nights, finding: str, now: Settings, remedy: str, **more) -> None:
+    incident = nights.run.suffers(Cause.NAN_LOSS, epoch=nights.epoch + 1)
+    nights.run.finds(finding, **more)
+    nights.settle()
+    back = to_put_back(nights.history)
+    if back is not None:
+        nights.carry_out(back, incident=incident.number)
+    else:
+        nights.plans(now, incident=incident.number, remedy=remedy)
+
+
 def assert_words_are_kept(history) -> None:
-    tried, failed = [plan.undoes for plan in history.tried.undone], set()
+    made, needed = [cut.plan.attempt for _, cut in tries(history).made], set()
+    assert len(made) == len(history.tried.undone), "only a remedy is undone"
     assert sum(plan.undoes is not None for plan in history.tried.open.values()) <= 1
-    assert all(tried.count(kind) <= 2 for kind in tried)
-    for plan in history.tried.undone:
-        assert plan.undoes not in failed
+    assert all(made.count(cut) <= 2 for cut in made)
+    failed = 0
+    for plan, cut in tries(history).made:
+        assert cut.plan.attempt not in needed
         end: ProbationEnded | None = history.tried.ends.get(plan.attempt)
         if end is not None and not end.passed:
-            failed.add(plan.undoes)
-    assert len(history.tried.put_back) <= len(failed)
+            failed += 1
+            needed |= set() if end.guessed else {cut.plan.attempt}
+    assert len(history.tried.put_back) <= failed
     assert history.current.plan.lr <= WISHED.lr

@@ -296,17 +296,24 @@ class Night(RuleBasedStateMachine):
         assert set(told) <= {e.number for e in facts if isinstance(e, IncidentOpened)}
 
     def undoing_holds_its_word(self, facts) -> None:
-        """One at a time, twice at most, and never again what failed."""
-        trying, tries, latched = None, Counter[str](), set()
+        """One at a time, each twice at most, and never again what was seen to be needed."""
+        trying, tries, needed, in_force = None, Counter[int](), set(), []
         for event in facts:
             if isinstance(event, ProbationEnded) and trying is not None and event.attempt == trying.attempt:
-                latched |= set() if event.passed else {trying.undoes}
+                remedy = _newest(in_force, trying.undoes)
+                if event.passed:
+                    in_force.remove(remedy)
+                elif not event.guessed:
+                    needed.add(remedy.attempt)
                 trying = None
             if isinstance(event, AttemptPlanned) and event.undoes is not None:
                 UNDONE[event.undoes] += 1
                 assert trying is None, "two remedies were taken back at once"
-                assert event.undoes not in latched, "what failed is latched"
-                trying, tries = event, tries + Counter([event.undoes])
+                remedy = _newest(in_force, event.undoes)
+                assert remedy.attempt not in needed, "what is needed is latched"
+                trying, tries = event, tries + Counter([remedy.attempt])
+            elif isinstance(event, AttemptPlanned) and event.remedy is not None and event.puts_back is None:
+                in_force.append(event)
         assert all(times <= 2 for times in tries.values())
 
     def workers_follow_each_other(self, facts) -> None:
@@ -362,6 +369,10 @@ class Night(RuleBasedStateMachine):
         gave_up = history.gave_up is not None
         ENDS["gave up" if gave_up else "finished"] += 1
         assert gave_up or [epoch.epoch for epoch in history.lineage()] == [1, 2, 3, 4]
+
+
+def _newest(plans: list[AttemptPlanned], remedy: str) -> AttemptPlanned:
+    return next(plan for plan in reversed(plans) if plan.remedy == remedy)
 
 
 def _is_score(event) -> bool:
