@@ -22,6 +22,7 @@ from .measuring import Measured, furthest
 from .members import Incident
 from .policy import NUMERIC
 from .probation import Stage, stage
+from .undoing import TRIES, changes_for, tries
 
 LASTING = frozenset({Finding.PRECISION, Finding.DATA, Finding.LEARNING_RATE, Finding.CAPACITY})
 """What comes back whenever the same steps are trained with the same settings."""
@@ -36,6 +37,8 @@ class Fate(StrEnum):
     FOR_EVER = "the same again, for ever"
     UNNOTICED = "never noticed"
     UNHARMED = "unharmed"
+    SPARED = "would not have met it"
+    """It broke because a remedy was taken back, of which the loop has none."""
 
     @property
     def ends_it(self) -> bool:
@@ -60,6 +63,8 @@ class Undoing:
     plan: AttemptPlanned
     end: ProbationEnded | None
     """`None` while it is on trial."""
+    stays: bool = False
+    """Whether the remedy was put back for the rest of the run."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,19 @@ class Row:
     step: int
     fatal: bool
     finding: Finding | None
-    """`None` where nothing was replayed."""
+    """`None` where nothing was replayed. Memory that ran out says itself what it was."""
     guessed: bool
-    """Whether its remedy is that of the ladder, since it was not found out what it was."""
+    """Whether its remedy was guessed, since no finding says what helps."""
     answer: AttemptPlanned | None
     steps_lost: int | None
-    """Trained, and thrown away by the restart."""
+    """Trained, and thrown away by the restart; with those that taking its remedy back has cost."""
     seconds_lost: float | None
-    """From the fault until the run was as far as ever before; until the next fault, where that came first."""
+    """From the fault until the run was as far as ever before; until the next fault, where that came first. With what
+    taking its remedy back has cost, as far as it is known."""
+    undoing_steps: int
+    """Of the steps lost, those of taking the remedy back and putting it back; an incident meanwhile has its own."""
+    undoing_seconds: float | None
+    """Of the seconds lost, likewise."""
     miou_before: float | None
     """Test mIoU of the epoch that was gone on from."""
     miou_after: float | None
@@ -133,21 +143,12 @@ def next_fatal(history: History, incident: Incident) -> Incident | None:
 def undoings(history: History) -> dict[int, list[Undoing]]:
     """By the incident whose remedy was taken back: the newest of this kind that is still in force."""
     found: dict[int, list[Undoing]] = {}
-    gone: set[int] = set()
-    answers = [one.plan for one in history.attempts if one.plan.incident is not None and one.plan.remedy is not None]
-    for plan in history.tried.undone:
-        end = history.tried.ends.get(plan.attempt)
-        fits = (
-            answer
-            for answer in reversed(answers)
-            if answer.remedy == plan.undoes and answer.attempt < plan.attempt and answer.incident not in gone
-        )
-        answer = next((one for one in fits if one.puts_back is None), None)
-        if answer is None or answer.incident is None:
+    for plan, cut in tries(history).made:
+        if cut.plan.incident is None:
             continue
-        found.setdefault(answer.incident, []).append(Undoing(plan, end))
-        if end is not None and end.passed:
-            gone.add(answer.incident)
+        end, known = history.tried.ends.get(plan.attempt), found.setdefault(cut.plan.incident, [])
+        stays = end is not None and not end.passed and (not end.guessed or len(known) + 1 >= TRIES)
+        known.append(Undoing(plan, end, stays))
     return found
 
 
@@ -190,6 +191,8 @@ def _row(
     following = next_fatal(history, incident)
     until = None if following is None else measured.get(following.number, Measured()).fault_at
     before, after = _scores(history, answer, probation)
+    undoing_steps = _undoing_steps(history, incident)
+    own_steps, own_seconds = _steps_lost(history, incident, answer), _seconds_lost(incident, here, until)
     return Row(
         number=incident.number,
         at=incident.at,
@@ -199,11 +202,13 @@ def _row(
         epoch=opened.epoch,
         step=opened.step,
         fatal=opened.fatal,
-        finding=finding,
-        guessed=opened.cause in NUMERIC and answer is not None and _is_guess(finding, answer),
+        finding=Finding.CAPACITY if finding is None and opened.cause is Cause.OUT_OF_MEMORY else finding,
+        guessed=answer is not None and answer.guessed,
         answer=answer,
-        steps_lost=_steps_lost(history, incident, answer),
-        seconds_lost=_seconds_lost(incident, here, until),
+        steps_lost=None if own_steps is None else own_steps + undoing_steps,
+        seconds_lost=None if own_seconds is None else own_seconds + (here.undoing_seconds or 0.0),
+        undoing_steps=undoing_steps,
+        undoing_seconds=here.undoing_seconds,
         miou_before=before,
         miou_after=after,
         pace_before=here.pace_before,
@@ -215,17 +220,21 @@ def _row(
     )
 
 
-def _is_guess(finding: Finding | None, answer: AttemptPlanned) -> bool:
-    """By its own words, where the replay said something that has no remedy."""
-    return answer.puts_back is None and (finding in {None, Finding.UNKNOWN} or "; guessed: " in answer.because)
-
-
 def _steps_lost(history: History, incident: Incident, answer: AttemptPlanned | None) -> int | None:
     """For one that ended nothing, the step whose update was skipped."""
     if not incident.opened.fatal:
         return 1
     ended = history.attempt(incident.opened.attempt).ended
     return None if ended is None or answer is None else max(0, ended.step - answer.resume_step)
+
+
+def _undoing_steps(history: History, incident: Incident) -> int:
+    """Thrown away by the attempts that took its remedy back, or put it back."""
+    lost = 0
+    for plan in changes_for(history, incident.number):
+        ended = history.attempt(plan.attempt - 1).ended
+        lost += 0 if ended is None else max(0, ended.step - plan.resume_step)
+    return lost
 
 
 def _seconds_lost(incident: Incident, here: Measured, until: float | None) -> float | None:
@@ -253,10 +262,12 @@ def _scores(
 
 
 def _plain_loop(history: History, incident: Incident, finding: Finding | None, here: Measured) -> PlainLoop:
-    fate = _fate(incident, finding)
+    fate = _fate(history, incident, finding)
     ended = history.attempt(incident.opened.attempt).ended
     if fate is Fate.UNHARMED:
         return PlainLoop(fate, 1, 0.0)
+    if fate is Fate.SPARED:
+        return PlainLoop(fate, 0, 0.0)
     if ended is None:
         return PlainLoop(fate, None, None)
     if fate.ends_it:
@@ -270,10 +281,12 @@ def _plain_loop(history: History, incident: Incident, finding: Finding | None, h
     return PlainLoop(fate, steps, _seconds_again(history, incident, here, steps))
 
 
-def _fate(incident: Incident, finding: Finding | None) -> Fate:
-    cause = incident.opened.cause
+def _fate(history: History, incident: Incident, finding: Finding | None) -> Fate:
+    cause, answer = incident.opened.cause, history.answer_to(incident)
     if not incident.opened.fatal:
         return Fate.UNHARMED  # the same worker skips the step
+    if answer is not None and answer.puts_back is not None and (cause in NUMERIC or finding is Finding.PRECISION):
+        return Fate.SPARED
     if cause in {Cause.WORKER_HUNG, Cause.MIOU_COLLAPSE}:
         return Fate.UNNOTICED
     if finding in LASTING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..durable import read_text
-from ..trainer.diagnosis import DIAGNOSIS, Diagnosis
+from ..trainer.diagnosis import DIAGNOSIS, Diagnosis, Finding
 from . import ledger
 from .alerts import duration
 from .history import History
@@ -32,7 +32,8 @@ COLUMNS = (
 DIAGNOSIS_LIMIT_BYTES = 4 << 20
 HOW_COUNTED = (
     "Steps lost were trained and thrown away by the restart. Time lost runs from the fault until the run was as far as "
-    "ever before it, or until the next fault; it is read from the journals, to about a second."
+    "ever before it, or until the next fault; it is read from the journals, to about a second. What it cost to take a "
+    "remedy back, and to put it back, is counted with the incident that it was for."
 )
 ASSUMPTION = (
     "A plain loop is `while true; do train; done` around the same worker, which leaves by itself when its numbers "
@@ -96,29 +97,36 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def verdict(row: Row) -> str:
-    """What a replay has found; that it was guessed, where the ladder decided."""
-    found = "-" if row.finding is None else str(row.finding)
-    return f"{found} (guessed)" if row.guessed else found
+    """What a replay has found; that there was nothing to go by, where nobody knows."""
+    if row.guessed and row.finding in {None, Finding.UNKNOWN}:
+        return "unknown (guessed)"
+    return "-" if row.finding is None else str(row.finding)
 
 
 def remedy(row: Row) -> str:
     if row.answer is None:
         return "none: the step was skipped" if not row.fatal else "none"
     again = ", put back" if row.answer.puts_back is not None else ""
-    return f"{row.answer.remedy}{again}"
+    only = " (guessed)" if row.guessed and row.finding not in {None, Finding.UNKNOWN} else ""
+    return f"{row.answer.remedy}{again}{only}"
 
 
 def undoing_words(one: Undoing) -> str:
     what = f"{one.plan.undoes} taken back in attempt {one.plan.attempt}"
     if one.end is None:
         return f"{what}: on trial"
-    return f"{what}: {'went well' if one.end.passed else 'failed, put back for the rest of the run'}"
+    if one.end.passed:
+        return f"{what}: went well"
+    guess = " (guessed)" if one.end.guessed else ""
+    return f"{what}: failed{guess}, put back {'for the rest of the run' if one.stays else 'until another try'}"
 
 
 def loop_words(loop: PlainLoop) -> str:
     match loop.fate:
         case Fate.UNHARMED:
             return "the same"
+        case Fate.SPARED:
+            return str(loop.fate)
         case Fate.GOES_ON | Fate.MAY_GO_ON:
             least = "at least " if loop.fate is Fate.MAY_GO_ON else ""
             return f"{least}{_steps(loop.steps)}, {_seconds(loop.seconds)}"

@@ -9,6 +9,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -27,9 +28,12 @@ from ..trainer.contract import (
 from .history import History
 from .journal import tail
 from .members import Attempt, Incident
+from .undoing import changes_for
 
 LINES_OF_PACE = 30
-"""Progress lines, about one a second, whose median is the pace."""
+"""Progress lines, about one a second, whose median is the pace: the last ones before, the first ones after."""
+LINES_LOOKED_AT = 20 * LINES_OF_PACE
+"""For them: what stands between is a few words about phases and checkpoints."""
 BEYOND = 1 << 62
 """A step that no run gets to."""
 
@@ -49,6 +53,10 @@ class Measured:
     pace_before: float | None = None
     """Images a second."""
     pace_after: float | None = None
+    pace_is_settled: bool = True
+    """Whether `pace_after` will be no other one."""
+    undoing_seconds: float | None = 0.0
+    """What the attempts took that did without the remedy, or put it back, until the run was as far as before them."""
 
 
 def measure(run_dir: Path, history: History, incident: Incident, *, onset_step: int | None = None) -> Measured:
@@ -65,13 +73,17 @@ def measure(run_dir: Path, history: History, incident: Incident, *, onset_step: 
             pace_before=_pace(lines, until=opened.step),
         )
     after = attempt_dir(run_dir, answer.attempt) / JOURNAL
+    paces = _first_paces(after)
+    goes_on = history.attempt(answer.attempt).ended is None
     return Measured(
         fault_at=_fault_at(lines, attempt),
         onset_at=onset_at,
         trains_at=moment_of_step(after, answer.resume_step + 1),
-        caught_up_at=_caught_up_at(run_dir, history, incident, answer.attempt),
+        caught_up_at=_caught_up_at(run_dir, history, opened.attempt, answer.attempt),
         pace_before=_pace(lines, until=opened.step),
-        pace_after=_pace(tail(after)),
+        pace_after=statistics.median(paces) if paces else None,
+        pace_is_settled=len(paces) == LINES_OF_PACE or not goes_on,
+        undoing_seconds=_undoing_seconds(run_dir, history, incident),
     )
 
 
@@ -122,9 +134,44 @@ def _pace(lines: Sequence[JournalLine], *, until: int = BEYOND) -> float | None:
     return statistics.median(told[-LINES_OF_PACE:]) if told else None
 
 
-def _caught_up_at(run_dir: Path, history: History, incident: Incident, answer: int) -> float | None:
-    """Looked for until the next fatal incident: from there on the time counts as lost by that one."""
-    highest = furthest(history, incident.opened.attempt)
+def _first_paces(journal: Path) -> list[float]:
+    """Of the beginning, which stays as it is however long the attempt goes on."""
+    paces: list[float] = []
+    try:
+        file = journal.open("rb")
+    except FileNotFoundError:
+        return paces
+    with file:
+        for raw in islice(_lines_behind(file, 0), LINES_LOOKED_AT):
+            try:
+                line = JOURNAL_LINE.validate_json(raw)
+            except ValidationError:
+                continue
+            if isinstance(line, Progress):
+                paces.append(line.images_per_second)
+            if len(paces) == LINES_OF_PACE:
+                break
+    return paces
+
+
+def _undoing_seconds(run_dir: Path, history: History, incident: Incident) -> float | None:
+    """`None` while one of them is not as far yet, or was ended by an incident before it was."""
+    total = 0.0
+    for plan in changes_for(history, incident.number):
+        began = history.attempt(plan.attempt).spawned_at
+        over = _caught_up_at(run_dir, history, plan.attempt - 1, plan.attempt)
+        if began is None or over is None:
+            return None
+        total += max(0.0, over - began)
+    return total
+
+
+def _caught_up_at(run_dir: Path, history: History, ended: int, answer: int) -> float | None:
+    """When the run was as far as when an attempt had ended.
+
+    Looked for until the next fatal incident: from there on the time counts as lost by that one.
+    """
+    highest = furthest(history, ended)
     later = (i.opened.attempt for i in history.incidents if i.opened.fatal and i.opened.attempt >= answer)
     last = min(later, default=len(history.attempts))
     for number in range(answer, last + 1):

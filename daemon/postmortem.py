@@ -256,8 +256,8 @@ def _replay(known: Postmortem) -> Iterator[str]:
         return
     took = f" (in {duration(found.seconds)}, on {one_line(whole.device)})" if whole and found.seconds >= 1 else ""
     yield f"**{found.finding}**{took}: {one_line(found.because).rstrip('.')}."
-    if found.finding is Finding.UNKNOWN:
-        yield "So the ladder of remedies decided: what follows is a guess."
+    if known.row.guessed:
+        yield "So what follows is a guess."
     if whole is None:
         return
     if whole.replays:
@@ -271,12 +271,12 @@ def _replay(known: Postmortem) -> Iterator[str]:
 def _not_replayed(known: Postmortem) -> str:
     cause = known.incident.opened.cause
     if cause is Cause.OUT_OF_MEMORY:
-        return "Nothing was replayed: memory ran out, which says nothing about the numbers."
-    if cause not in NUMERIC:
+        return f"**{Finding.CAPACITY}**: memory ran out, which says itself what it was. Nothing was replayed."
+    if cause not in NUMERIC and not known.row.guessed:
         return "Nothing was replayed: the process was lost, and nothing says that the numbers were not fine."
     if known.row.answer is None and known.history.gave_up is None:
         return "The replay has not come to its end yet."
-    return "Nothing was replayed, so the ladder of remedies decided: what follows is a guess."
+    return "Nothing was replayed, so what follows is a guess." if known.row.guessed else "Nothing was replayed."
 
 
 def replay_rows(replays: Sequence[Replay]) -> list[tuple[str, ...]]:
@@ -355,6 +355,10 @@ def _cost(row: Row) -> Iterator[str]:
     unknown = "not known yet"
     yield f"steps lost: {unknown if row.steps_lost is None else row.steps_lost}"
     yield f"time lost: {unknown if row.seconds_lost is None else duration(row.seconds_lost)}"
+    if row.undone:
+        took = "" if row.undoing_seconds is None else f" and {duration(row.undoing_seconds)}"
+        counted = "1 step" if row.undoing_steps == 1 else f"{row.undoing_steps} steps"
+        yield f"of that by taking the remedy back: {counted}{took}"
     yield f"test mIoU: {percent(row.miou_before)} before, {percent(row.miou_after)} after"
     yield f"images/s: {_figure(row.pace_before, 3)} before, {_figure(row.pace_after, 3)} after"
     yield f"a plain `while true` loop: {ledger_page.loop_words(row.loop)} (the assumption stands in report.md)"

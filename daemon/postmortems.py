@@ -12,6 +12,7 @@ from heapq import nlargest
 from pathlib import Path
 
 from ..durable import write_text
+from ..trainer.diagnosis import STATE
 from .events import (
     AttemptEnded,
     AttemptPlanned,
@@ -28,11 +29,13 @@ from .events import (
 )
 from .history import History
 from .ledger import next_fatal, undoings
+from .markdown import code
 from .members import Incident
 from .pictures import Pictures
 from .postmortem import PAGE, PICTURE, PICTURE_LOG, Postmortem, gather, incident_dir, page
 from .probation import Stage
 from .recording import Fact
+from .undoing import changes_for
 
 log = logging.getLogger(__name__)
 NEWEST = 2
@@ -58,6 +61,8 @@ class Postmortems:
         to break ends what an incident cost, and its answer was scored or is no more."""
         self._due: set[int] = set()
         """Of which something became known since their page was written."""
+        self._tell_of_state = {number for number in past if self._tells_of_state(number)}
+        """Those whose page lists the training state, which retention removes."""
 
     def handle(self, moment: float, event: Event) -> None:
         del moment
@@ -91,7 +96,7 @@ class Postmortems:
         self._write_what_is_due()
 
     def _write_what_is_due(self) -> None:
-        self._due |= self._drawn()
+        self._due |= self._drawn() | self._without_state()
         self._write(self._due)
         self._due.clear()  # after it: what the disk refused is due again
 
@@ -106,10 +111,10 @@ class Postmortems:
                 return {event.incident}
             case AttemptPlanned():
                 answered = set() if event.incident is None else {event.incident}
-                return answered | self._followed() | self._undone_by(event.attempt)
+                return answered | self._followed() | self._undone()
             case ProbationEnded():
                 tried = set() if event.incident is None else {event.incident}
-                return tried | self._followed() | self._undone_by(event.attempt)
+                return tried | self._followed() | self._undone()
             case AttemptStarted() | AttemptEnded() | EpochCommitted() | EpochMoved() | ScoreRecorded():
                 return self._followed()
             case GaveUp() | RunFinished():
@@ -129,16 +134,25 @@ class Postmortems:
         """Whose picture was drawn meanwhile, or could not be."""
         return {int(directory.name) for directory in self._pictures.done()}
 
-    def _undone_by(self, attempt: int) -> set[int]:
-        """The incidents whose remedy an attempt did without."""
-        tries = undoings(self._history).items()
-        return {number for number, undone in tries if any(one.plan.attempt == attempt for one in undone)}
+    def _without_state(self) -> set[int]:
+        return {one for one in self._tell_of_state if not (incident_dir(self._run_dir, one) / STATE).exists()}
+
+    def _tells_of_state(self, number: int) -> bool:
+        path = incident_dir(self._run_dir, number) / PAGE
+        return path.exists() and code(STATE) in path.read_text(encoding="utf-8", errors="replace")
+
+    def _undone(self) -> set[int]:
+        """The incidents whose remedy was taken back: followed again, until it is known what that has cost."""
+        undone = set(undoings(self._history))
+        self._open |= undone
+        return undone
 
     def _write(self, numbers: Iterable[int]) -> None:
         for number in sorted(numbers):
             directory = incident_dir(self._run_dir, number)
             if not directory.is_dir():  # somebody has cleared it away
                 self._open.discard(number)
+                self._tell_of_state.discard(number)
                 continue
             incident = self._incident(number)
             known = gather(self._run_dir, self._history, incident, no_picture=self._pictures.unavailable)
@@ -146,6 +160,10 @@ class Postmortems:
             path = directory / PAGE
             if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
                 write_text(path, text)
+            if STATE in known.present:
+                self._tell_of_state.add(number)
+            else:
+                self._tell_of_state.discard(number)
             if _settled(known):
                 self._open.discard(number)
 
@@ -167,4 +185,11 @@ def _settled(known: Postmortem) -> bool:
         return False
     score_may_come = row.answer is not None and history.attempts[-1].number == row.answer.attempt
     time_may_come = row.answer is not None and next_fatal(history, known.incident) is None
-    return not (row.miou_after is None and score_may_come) and not (row.seconds_lost is None and time_may_come)
+    changes = changes_for(history, row.number)
+    open_figures = (
+        row.miou_after is None and score_may_come,
+        row.seconds_lost is None and time_may_come,
+        not known.measured.pace_is_settled,
+        row.undoing_seconds is None and changes[-1].attempt == history.attempts[-1].number,
+    )
+    return not any(open_figures)

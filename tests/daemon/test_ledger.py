@@ -208,7 +208,7 @@ def test_what_is_not_known_yet_is_unknown_and_not_zero(run):
 def test_an_answer_of_the_ladder_is_told_as_a_guess_and_one_of_a_finding_is_not(run):
     fails(run, Cause.NAN_LOSS, step=7)
     is_found(run, 1, Finding.UNKNOWN)
-    goes_on(run, 0, "lower-lr")
+    goes_on(run, 0, "lower-lr", guessed=True)
     fails(run, Cause.NAN_LOSS, step=9)
     is_found(run, 2, Finding.LEARNING_RATE)
     goes_on(run, 0, "lower-lr")
@@ -234,6 +234,51 @@ def test_each_undoing_stands_with_the_incident_whose_remedy_it_took_back(run):
         "lower-lr taken back in attempt 5: failed, put back for the rest of the run"
     ]
     assert [ledger_page.undoing_words(one) for one in second.undone] == ["lower-lr taken back in attempt 4: went well"]
+
+
+def test_what_an_undoing_in_vain_threw_away_is_lost_by_the_incident_of_its_remedy(run):
+    fails(run, Cause.NAN_LOSS, step=25)
+    is_found(run, 1, Finding.PRECISION)
+    goes_on(run, 20, "bf16", amp=Amp.BF16)
+    for step, plan in (
+        (40, {"undoes": "bf16", "amp": Amp.FP16}),
+        (63, {"puts_back": "bf16", "remedy": "bf16", "amp": Amp.BF16}),
+    ):
+        stopped = {"outcome": "stopped", "cause": None, "message": "m", "stepped": True}
+        run.tell(AttemptEnded.model_validate({"attempt": run.attempt, "step": step, "epoch": step // 10, **stopped}))
+        run.plans(resume_step=40, resume_epoch=4, **plan)
+        starts(run)
+        if "undoes" in plan:
+            run.tell(ProbationEnded(attempt=run.attempt, incident=None, passed=False, because="too low"))
+    row = of(run, 1, {1: Measured(fault_at=1.0, caught_up_at=4.0, undoing_seconds=5.5)})
+    assert (row.steps_lost, row.undoing_steps) == (5 + 23, 23)
+    assert (row.seconds_lost, row.undoing_seconds) == (3.0 + 5.5, 5.5)
+    assert ledger.totals([row]).steps == 28
+
+
+@pytest.mark.parametrize(
+    ("cause", "finding", "puts_back", "fate"),
+    [
+        (Cause.NAN_LOSS, Finding.PRECISION, "bf16", Fate.SPARED),
+        (Cause.NAN_LOSS, Finding.UNKNOWN, "bf16", Fate.SPARED),
+        (Cause.WORKER_CRASHED, None, "bf16", Fate.GOES_ON),  # by chance while it was put back for its scores
+        (Cause.NAN_LOSS, Finding.DATA, None, Fate.FOR_EVER),
+    ],
+)
+def test_what_an_undoing_brought_about_a_plain_loop_would_not_have_met(run, cause, finding, puts_back, fate):
+    fails(run, Cause.NAN_LOSS, step=25)
+    is_found(run, 1, Finding.TRANSIENT)
+    goes_on(run, 20, "bf16", amp=Amp.BF16)
+    run.plans(undoes="bf16", resume_step=40, resume_epoch=4)
+    starts(run)
+    fails(run, cause, step=47)
+    if finding is not None:
+        is_found(run, 2, finding)
+    goes_on(run, 40, puts_back or "leave-out", puts_back=puts_back)
+    row = of(run, 2)
+    assert row.loop.fate is fate
+    assert (row.loop.steps == 0) == (fate is Fate.SPARED)
+    assert row.steps_lost == 7, "it did cost this run something"
 
 
 def test_the_outcome_of_a_run_that_ended_on_probation_says_so(run):

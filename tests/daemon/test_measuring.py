@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from segwatch.daemon import measuring
-from segwatch.daemon.events import AttemptEnded, Outcome
+from segwatch.daemon.events import AttemptEnded, AttemptSpawned, Outcome, ProbationEnded
 from segwatch.daemon.measuring import measure, moment_of_step
 from segwatch.trainer.contract import Cause, Trouble
 
@@ -80,6 +80,35 @@ def test_an_incident_is_measured_from_its_fault_to_where_the_run_is_as_far_as_be
     assert (found.pace_before, found.pace_after, found.onset_at) == (4.5, 7.0, 10.0)
 
 
+def test_the_pace_after_is_that_of_the_beginning_and_stays_what_it_is(run, tmp_path):
+    dies(run, 6)
+    journal(tmp_path, 1, progress(6, 11.0))
+    lines = [progress(5 + step, 20.0 + step, pace=7.0) for step in range(29)]
+    path = journal(tmp_path, 2, *lines)
+    measured = lambda: measure(tmp_path, run.history, run.history.incidents[0])  # noqa: E731
+    assert not measured().pace_is_settled
+    with path.open("a") as file:
+        file.writelines(f"{progress(50 + step, 60.0 + step, pace=7.0 if step == 0 else 9.0)}\n" for step in range(99))
+    assert (measured().pace_after, measured().pace_is_settled) == (7.0, True)
+
+
+def test_what_taking_a_remedy_back_took_runs_from_its_start_to_where_the_run_was_as_far(run, tmp_path):
+    dies(run, 6)
+    for more in ({"undoes": "resume", "resume_step": 6}, {"puts_back": "resume", "remedy": "resume", "resume_step": 6}):
+        stopped = {"outcome": "stopped", "cause": None, "message": "m", "epoch": 0, "stepped": True}
+        run.tell(AttemptEnded.model_validate({"attempt": run.attempt, "step": 4 + run.attempt * 2, **stopped}))
+        run.plans(**more)
+        run.tell(AttemptSpawned(attempt=run.attempt, pid=1, create_time=1.0))
+        if "undoes" in more:
+            run.tell(ProbationEnded(attempt=run.attempt, incident=None, passed=False, because="low"))
+    began = [run.history.attempt(number).spawned_at for number in (3, 4)]
+    journal(tmp_path, 3, progress(8, began[0] + 2.0), progress(10, began[0] + 3.0))
+    measured = lambda: measure(tmp_path, run.history, run.history.incidents[0])  # noqa: E731
+    assert measured().undoing_seconds is None
+    journal(tmp_path, 4, progress(7, began[1] + 2.0), progress(10, began[1] + 7.0))
+    assert measured().undoing_seconds == 2.0 + 7.0
+
+
 def test_what_a_fatal_trouble_says_is_the_moment_of_the_fault(run, tmp_path):
     dies(run, 6)
     said = Trouble(time=12.5, cause=Cause.NAN_LOSS, step=7, epoch=1, message="m", fatal=True)
@@ -101,4 +130,4 @@ def test_an_attempt_that_dies_sooner_hands_the_catching_up_on_to_the_next_incide
 
 def test_journals_that_are_gone_leave_everything_unknown(run, tmp_path):
     dies(run, 6)
-    assert measure(tmp_path, run.history, run.history.incidents[0]) == measuring.Measured()
+    assert measure(tmp_path, run.history, run.history.incidents[0]) == measuring.Measured(pace_is_settled=False)

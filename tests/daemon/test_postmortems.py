@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from segwatch.daemon import pictures, postmortem, why
+from segwatch.daemon import ledger, ledger_page, pictures, postmortem, why
 from segwatch.daemon.events import AttemptEnded, AttemptSpawned, Diagnosed, Outcome, ProbationEnded
+from segwatch.daemon.measuring import LINES_OF_PACE
 from segwatch.daemon.postmortem import gather
 from segwatch.daemon.postmortems import Postmortems
 from segwatch.daemon.rundir import RunDir
@@ -17,6 +18,8 @@ from segwatch.daemon.store import Store
 from segwatch.errors import UsageError
 from segwatch.trainer.contract import Cause
 from segwatch.trainer.diagnosis import BadFile, Diagnosis, Finding, FirstNonFinite, Replay
+
+from .test_measuring import progress
 
 WHOLE = Diagnosis(
     finding=Finding.DATA,
@@ -165,10 +168,86 @@ def test_the_replay_its_first_layer_and_the_bad_file_stand_on_the_page(site):
 def test_a_guess_is_called_one(site):
     place = site.fails()
     site.finds(finding=Finding.UNKNOWN)
-    site.answers("lower-lr")
+    site.answers("lower-lr", guessed=True)
     assert "segwatch replay" not in text_of(place)
-    assert "So the ladder of remedies decided: what follows is a guess." in text_of(place)
+    assert "verdict: unknown (guessed); remedy: lower-lr; on probation." in text_of(place)
+    assert "So what follows is a guess." in text_of(place)
     assert "This is a guess." in text_of(place)
+
+
+def test_a_crash_of_which_nothing_was_found_out_is_called_a_guess_as_well(site):
+    place = site.fails(Cause.WORKER_CRASHED)
+    site.finds(finding=Finding.UNKNOWN)
+    site.answers(guessed=True)
+    assert "verdict: unknown (guessed); remedy: resume; " in text_of(place)
+    assert ledger_page.verdict(ledger.rows(site.run.history, {})[0]) == "unknown (guessed)"
+
+
+def test_only_the_remedy_is_called_a_guess_where_it_is_known_what_it_was(site):
+    place = site.fails()
+    site.finds()
+    site.answers("amp-off", guessed=True)
+    assert "verdict: transient; remedy: amp-off (guessed); on probation." in text_of(place)
+    assert "**amp-off (guessed)**, in force from attempt 2 on." in text_of(place)
+
+
+def test_memory_that_ran_out_is_a_verdict_without_a_replay(site):
+    place = site.fails(Cause.OUT_OF_MEMORY)
+    site.answers("micro-batch")
+    assert "verdict: capacity; remedy: micro-batch; on probation." in text_of(place)
+    assert "**capacity**: memory ran out" in text_of(place)
+    assert ledger_page.cells(ledger.rows(site.run.history, {})[0])[2] == "capacity"
+
+
+@pytest.mark.parametrize(
+    ("finding", "guessed", "headline"),
+    [
+        (Finding.PRECISION, False, "verdict: precision; remedy: bf16, put back; on probation."),
+        (Finding.UNKNOWN, True, "verdict: unknown (guessed); remedy: bf16, put back; on probation."),
+    ],
+)
+def test_the_page_of_what_broke_an_undoing_says_one_thing_everywhere(site, finding, guessed, headline):
+    site.fails()
+    site.finds(finding=Finding.PRECISION)
+    site.answers("bf16", amp="bf16")
+    site.run.plans(undoes="bf16", amp="fp16")
+    site.deliver()
+    place = site.fails(step=25)
+    site.finds(finding=finding)
+    site.answers("bf16", amp="bf16", puts_back="bf16", guessed=guessed)
+    text = text_of(place)
+    assert headline in text
+    assert ("guess" in text) == guessed
+    assert "a plain `while true` loop: would not have met it" in text
+    assert f"| {headline.partition('; ')[0].removeprefix('verdict: ')} |" in " | ".join(
+        ["", *ledger_page.cells(ledger.rows(site.run.history, {})[1]), ""]
+    )
+
+
+def test_a_state_that_retention_has_removed_is_not_listed_any_more(site):
+    place = site.fails()
+    (place / "state.pt").write_bytes(b"weights")
+    site.finds()
+    site.answers()
+    assert "- `state.pt`: weights" in text_of(place)
+    (place / "state.pt").unlink()
+    Postmortems(site.place, site.run.history).refresh(0, 0)  # also by a daemon that comes after it
+    assert "state.pt" not in text_of(place)
+
+
+def test_what_taking_a_remedy_back_has_cost_stands_on_the_page_once_it_is_known(site):
+    place = site.fails()
+    site.finds()
+    site.answers("bf16", amp="bf16")
+    stopped = {"outcome": "stopped", "cause": None, "message": "m", "stepped": True}
+    site.run.tell(AttemptEnded.model_validate({"attempt": 2, "step": 40, "epoch": 4, **stopped}))
+    site.run.plans(undoes="bf16", amp="fp16", resume_epoch=4, resume_step=40)
+    site.run.tell(AttemptEnded.model_validate({"attempt": 3, "step": 63, "epoch": 6, **stopped}))
+    site.run.tell(ProbationEnded(attempt=3, incident=None, passed=False, because="too low"))
+    site.run.plans(puts_back="bf16", remedy="bf16", amp="bf16", resume_epoch=4, resume_step=40)
+    site.deliver()
+    assert "- steps lost: 28\n" in text_of(place)
+    assert "- of that by taking the remedy back: 23 steps\n" in text_of(place)
 
 
 def test_a_picture_is_drawn_once_and_again_only_when_the_onset_is_known(site, drawn):
@@ -225,6 +304,7 @@ def test_what_is_settled_is_not_looked_at_again(site, monkeypatch):
                 | {"manifest": "m", "sha256": "s"}
             )
             + "\n"
+            + LINES_OF_PACE * f"{progress(15, 50.0 + number)}\n"
         )
     site.run.tell(ProbationEnded(attempt=2, incident=1, passed=True, because="well", miou=0.5, miou_before=0.5))
     site.deliver()
