@@ -46,3 +46,22 @@ def test_memory_costs_the_micro_batch_and_a_rate_that_is_too_high_is_lowered_fro
     assert [spec["lr"] for spec in specs] == [3e-3, 3e-3, 1.5e-3]
     assert history.attempts[2].plan.resume_step < 14, "from before it grew"
     assert specs[2]["warm_up_steps"] > 0
+
+
+def test_a_precision_that_was_widened_has_proved_itself_and_is_taken_back_by_a_worker_of_its_own(site: Site) -> None:
+    site.configure(epochs=12, amp="fp16")
+    output = run_with(site, "overflow@6", recovery="probation_epochs = 1\nprobation_share = 0.5\n")
+    history, specs = site.history, site.specs()
+    assert history.diagnoses[1].finding == "precision", output
+    plans = [attempt.plan for attempt in history.attempts]
+    assert [(plan.remedy, plan.undoes) for plan in plans] == [(None, None), ("bf16", None), (None, "bf16")], output
+    assert [spec["amp"] for spec in specs] == ["fp16", "bf16", "fp16"]
+    assert {spec["lr"] for spec in specs} == {3e-3}
+    assert history.attempts[1].ended.outcome == "stopped", "it saved and left, which is no incident"
+    assert plans[2].resume_step == history.attempts[1].ended.step, "not a step is trained again"
+    proved, undone = history.probations
+    assert (proved.attempt, proved.incident, proved.passed) == (2, 1, True)
+    assert (undone.attempt, undone.incident, undone.passed) == (3, None, True), "the drill breaks it once"
+    page = (site.run_dir / "incidents" / "001" / "postmortem.md").read_text()
+    assert "verdict: precision; remedy: bf16; recovered." in page
+    assert "Undo: bf16 taken back in attempt 3: went well" in page
