@@ -295,7 +295,7 @@ def _fate(history: History, incident: Incident, finding: Finding | None) -> Fate
         return Fate.GOES_ON  # a fault on purpose is made once
     if cause is Cause.OUT_OF_MEMORY:
         return Fate.FOR_EVER
-    if cause is Cause.WORKER_CRASHED or finding is Finding.TRANSIENT:
+    if finding is Finding.TRANSIENT or (cause is Cause.WORKER_CRASHED and finding is not Finding.UNKNOWN):
         return Fate.GOES_ON
     return Fate.MAY_GO_ON
 

@@ -168,6 +168,7 @@ def test_a_run_without_incidents_has_no_ledger(run, tmp_path):
         (Cause.NAN_LOSS, Finding.PRECISION, DrillKind.OVERFLOW, Fate.FOR_EVER),
         (Cause.WORKER_CRASHED, None, None, Fate.GOES_ON),
         (Cause.WORKER_CRASHED, Finding.DATA, None, Fate.FOR_EVER),
+        (Cause.WORKER_CRASHED, Finding.UNKNOWN, None, Fate.MAY_GO_ON),
         (Cause.OUT_OF_MEMORY, None, None, Fate.FOR_EVER),
         (Cause.OUT_OF_MEMORY, None, DrillKind.OUT_OF_MEMORY, Fate.GOES_ON),
         (Cause.WORKER_HUNG, None, None, Fate.UNNOTICED),
