@@ -235,6 +235,24 @@ def test_a_state_that_retention_has_removed_is_not_listed_any_more(site):
     assert "state.pt" not in text_of(place)
 
 
+def test_page_and_ledger_tell_the_same_pace_also_of_a_remedy_that_proved_itself_at_once(site):
+    place = site.fails()
+    site.answers("lower-lr")
+    for number, pace in ((1, 8.0), (2, 4.0)):
+        journal = site.place / "attempts" / f"{number:03d}" / "journal.jsonl"
+        journal.parent.mkdir(parents=True)
+        journal.write_text(f"{progress(15, 50.0, pace=pace)}\n")
+    site.run.tell(ProbationEnded(attempt=2, incident=1, passed=True, because="well", miou=0.5, miou_before=0.5))
+    site.deliver()
+    assert "images/s: 8 before, 4 after" in text_of(place)
+    with journal.open("a") as file:
+        file.write(99 * f"{progress(16, 60.0, pace=6.0)}\n")
+    site.run.trains(2, 0.5)
+    site.deliver()
+    assert "images/s: 8 before, 6 after" in text_of(place)
+    assert "8 -> 6" in ledger_page.account(site.place, site.run.history).rows[0]
+
+
 def test_what_taking_a_remedy_back_has_cost_stands_on_the_page_once_it_is_known(site):
     place = site.fails()
     site.finds()

@@ -91,6 +91,24 @@ def test_what_cannot_be_repeated_leaves_the_precision_that_came_back_and_its_tri
     assert night.plan.amp == "fp16"
 
 
+def test_where_nobody_knows_what_broke_it_is_put_back_as_a_guess_and_tried_once_more(tmp_path):
+    night = Night(tmp_path, epochs=16)
+    without_amp(night)
+    night.trains(1)
+    night.meets_a_nan()
+    night.is_found("unknown")
+    assert (night.plan.incident, night.plan.puts_back, night.plan.amp, night.plan.guessed) == (
+        2,
+        "amp-off",
+        "off",
+        True,
+    )
+    assert "guessed: the remedy is still needed" in night.plan.because
+    night.trains(4)
+    assert (night.plan.undoes, night.plan.amp) == ("amp-off", "fp16")
+    night.close()
+
+
 def test_what_the_precision_broke_while_a_rate_came_back_costs_the_precision_and_not_the_rate(night):
     night.trains(2)
     night.meets_a_nan()
