@@ -17,7 +17,7 @@ from ..trainer.diagnosis import Finding
 from . import policy
 from .config import RecoveryConfig
 from .events import AttemptPlanned, Diagnosed, Outcome, ProbationEnded
-from .findings import SAME_PLACE_STEPS
+from .findings import late_steps, place_of
 from .history import History
 from .members import Epoch, Incident
 from .undoing import AMP_KINDS
@@ -254,7 +254,8 @@ def _against(history: History, plan: AttemptPlanned, incident: Incident) -> str 
 def _transients_before(history: History, incident: Incident) -> int:
     """How often something in its place could not be repeated."""
     earlier = takewhile(lambda one: one.number != incident.number, history.fatal_incidents())
-    near = (one for one in earlier if abs(one.opened.step - incident.opened.step) <= SAME_PLACE_STEPS)
+    apart = late_steps(history, incident.opened.attempt)
+    near = (one for one in earlier if abs(place_of(one) - place_of(incident)) <= apart)
     found = (history.diagnoses.get(one.number) for one in near)
     return sum(one is not None and one.finding is Finding.TRANSIENT for one in found)
 

@@ -345,7 +345,7 @@ MISTAKES = (
     Mistake(
         "an image whose name is no text",
         AUDIT,
-        ("line 6, data.train.images", "a name holds bytes that are no UTF-8: caf\\xe9.png", "rename it"),
+        ("line 5, data.train", "image without mask", "images/caf\\xe9.png"),
         file_of_bytes(b"images/caf\xe9.png"),
     ),
     Mistake("init of nothing", "init nowhere", ("no such folder", "nowhere", "name the folder"), code=2),
