@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from ..plain import one_line
 from ..section import Record
+from ..trainer.config import Amp
 from .check import Check, fail, gigabytes, ok, warn
+from .config import RunConfig
 
 PROBE_COMMAND = (sys.executable, "-P", "-m", "segwatch.trainer.device_probe")
 PROBE_SECONDS = 120.0
@@ -29,6 +31,8 @@ class Gpu(Record):
     free: int | None
     """Bytes; `None` where the card does not say."""
     total: int | None
+    bf16: bool | None = None
+    """Whether it computes bf16 in hardware; `None` where it does not say."""
     error: str | None
     """Why it cannot compute."""
 
@@ -92,6 +96,19 @@ def judge(facts: DeviceFacts | str, wanted: str) -> Check:
     if wanted.startswith("cuda") or (facts.hardware and not hidden):
         return fail(NAME, why, remedy)
     return warn(NAME, f"{why}; {SLOW}", remedy)
+
+
+def judge_precision(gpu: Gpu, config: RunConfig) -> Check | None:
+    """PURE: a word on bf16 where the run may come to use it and the card only emulates it; else `None`."""
+    asked = {"trainer.amp": config.trainer.amp.value, "recovery.amp_first": config.recovery.amp_first}
+    keys = [key for key, value in asked.items() if value == Amp.BF16.value]
+    if gpu.bf16 is not False or not keys:
+        return None
+    return warn(
+        "precision",
+        f"{' and '.join(keys)} = bf16, which {gpu.name} only emulates: slower than fp32",
+        'trainer.amp = "fp16" or "off", recovery.amp_first = "off"',
+    )
 
 
 def _judge_gpu(gpu: Gpu, facts: DeviceFacts) -> Check:

@@ -109,6 +109,9 @@ def _checks(source: Path | None, runs_dir: Path, *, send: bool, board_port: int)
     yield device_checks.judge(facts, wanted)
     if config is not None and found is not None:
         gpu = None if isinstance(facts, str) else device_checks.chosen_gpu(facts, wanted)
+        precision = None if gpu is None else device_checks.judge_precision(gpu, config)
+        if precision is not None:
+            yield precision
         yield memory_checks.check_memory(config, found, gpu)
         yield place_checks.check_disk(config, found, runs_dir)
     else:

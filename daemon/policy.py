@@ -140,6 +140,8 @@ def decide(
         return known
     match ending.outcome:
         case Outcome.UNSTABLE:
+            if diagnosis is not None and diagnosis.bf16_is_finite is False:
+                config = config.model_copy(update={"amp_first": "off"})  # it was tried, or the device has none
             return _guessed(_steadier(settings, past, ending, config), past, ending, diagnosis)
         case Outcome.OUT_OF_MEMORY:
             return _smaller(settings, past, ending, config)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Compile
+from .contract import COMPILED
 from .resume import random_states, set_random_states
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def prepare(
     )
     if wish == "auto" and times.compiled > PAYS * times.eager:
         return _told(Forward(model, f"not compiled, it does not pay: {figures}"))
-    return _told(Forward(_OfOneShape(compiled, model, shape), f"compiled: {figures}"))
+    return _told(Forward(_OfOneShape(compiled, model, shape), f"{COMPILED}{figures}"))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ WORKER_LOCK_FD = "SEGWATCH_LOCK_FD"
 READBACK_STEPS = 8
 """So many steps late at most the worker sees the figures of a step on a GPU; on the CPU it sees them at once."""
 
+COMPILED = "compiled: "
+"""So `Started.compiled` begins where the network is; the rest of it says what that brings."""
+
 
 class ExitCode(IntEnum):
     FINISHED = 0

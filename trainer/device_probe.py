@@ -80,10 +80,12 @@ def gpu_facts(torch: Any, index: int) -> dict[str, Any]:
     name = torch.cuda.get_device_name(index)
     try:
         free, total = torch.cuda.mem_get_info(index)
+        with torch.cuda.device(index):
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         works = float(torch.ones(8, device=f"cuda:{index}").sum()) == 8.0
     except RuntimeError as error:
         return {"name": name, "free": None, "total": None, "error": str(error).splitlines()[0]}
-    return {"name": name, "free": free, "total": total, "error": None if works else "it cannot add"}
+    return {"name": name, "free": free, "total": total, "bf16": bf16, "error": None if works else "it cannot add"}
 
 
 def tried_out(torch: Any, device: Any) -> str:

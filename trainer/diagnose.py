@@ -5,6 +5,7 @@ It reads what worker and daemon left, and writes nothing but its answer and the 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import signal
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ..durable import write_text
+from ..durable import read_lines, write_text
 from ..errors import ConfigError, CorruptCheckpointError, SegwatchError
-from .contract import SPEC, AttemptSpec, Cause, ExitCode, attempt_dir
+from .config import Compile
+from .contract import COMPILED, JOURNAL, SPEC, AttemptSpec, Cause, ExitCode, Started, attempt_dir
 from .diagnosis import DIAGNOSIS, STATE, Diagnosis, DiagnosisSpec, Finding
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ def diagnose(asked: DiagnosisSpec) -> Diagnosis:
     began = time.monotonic()
     spec = _read(AttemptSpec, attempt_dir(asked.run_dir, asked.attempt) / SPEC)
     device = spec.device if asked.device is None else asked.device
-    spec = spec.model_copy(update={"run_dir": asked.run_dir, "drills": (), "device": device})
+    changed = {"run_dir": asked.run_dir, "drills": (), "device": device}
+    spec = spec.model_copy(update={**changed, "compile": was_compiled(attempt_dir(asked.run_dir, asked.attempt), spec)})
     # torch comes in here, so that the log says what goes on while it loads.
     log.info("incident %d of attempt %d; loading torch", asked.incident, asked.attempt)
     import torch
@@ -110,7 +113,19 @@ def _finished(diagnosis: Diagnosis, replayer: Replayer, began: float) -> Diagnos
     from .device_probe import tried_out
 
     checked = tried_out(torch, replayer.device) if diagnosis.finding is Finding.TRANSIENT else ""
-    return diagnosis.model_copy(update={"device_check": checked, "seconds": time.monotonic() - began})
+    because = f"{diagnosis.because}; {replayer.note}" if replayer.note else diagnosis.because
+    return diagnosis.model_copy(
+        update={"because": because, "device_check": checked, "seconds": time.monotonic() - began}
+    )
+
+
+def was_compiled(attempt: Path, spec: AttemptSpec) -> Compile:
+    """Whether the worker ran its network compiled, whatever was wished; the wish, where it did not come to say."""
+    lines, _ = read_lines(attempt / JOURNAL)
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            return Started.model_validate_json(line).compiled.startswith(COMPILED)
+    return spec.compile
 
 
 def unknown(because: str, seconds: float) -> Diagnosis:

@@ -124,7 +124,7 @@ class Diagnosis(Record):
     first_nonfinite: FirstNonFinite | None = None
     files: tuple[BadFile, ...] = ()
     bf16_is_finite: bool | None = None
-    """Whether bf16 would do on this device; `None` where it was not tried."""
+    """Whether bf16 would do on this device, which has to have it in hardware; `None` where it was not tried."""
     onset_step: int | None = None
     """The step from which on norms or losses grew; `None` where nothing did."""
     device: str

@@ -123,6 +123,14 @@ class Inquiry:
         if same.finite:
             return self._finite_again(start, same)
         amp = self.replayer.spec.amp
+        if self.replayer.is_compiled:
+            plain = self._noted(self.replayer.forward(start, through=same.last.step, amp=amp, plain=True))
+            if self._sane(plain):
+                return Answer(
+                    Finding.UNKNOWN,
+                    f"{same.row.message} where the network is compiled, and it is finite where it is not: "
+                    "trainer.compile = false would do without it",
+                )
         full = same if amp is Amp.OFF else self._other_precisions(start, same)
         if self._sane(full):
             return self._precision(same, full)
@@ -213,7 +221,9 @@ class Inquiry:
         """In fp32, after bf16 where that is another; the rest of the table."""
         amp = self.replayer.spec.amp
         through = max(self._through, same.last.step) if self.left.cause is Cause.AMP_UNSTABLE else same.last.step
-        if amp is Amp.FP16:
+        if amp is Amp.FP16 and not self.replayer.computes_bf16:
+            self.bf16_is_finite = False
+        elif amp is Amp.FP16:
             self.bf16_is_finite = self._forward(start, through, Amp.BF16).finite
         return self._forward(start, through, Amp.OFF)
 
@@ -225,6 +235,8 @@ class Inquiry:
                 f"the same step is finite without AMP, but it is finite under it as well from {good.name}"
             )
         also = {True: " and in bf16", False: ", and not in bf16", None: ""}[self.bf16_is_finite]
+        if amp is Amp.FP16 and not self.replayer.computes_bf16:
+            also = " (bf16 this device only emulates)"
         return Answer(
             Finding.PRECISION,
             f"from {same.row.start}, {same.row.message} under AMP {amp}; the same in fp32{also} is finite, with a loss "

@@ -131,6 +131,12 @@ def training_sizes(cache: PixelCache, augmentation: Augmentation | None) -> set[
     return sizes if augmentation is None else {changed for size in sizes for changed in augmentation.sizes(*size)}
 
 
+def choose_kernels(device: torch.device, cache: PixelCache, augmentation: Augmentation | None) -> None:
+    """Trying out kernels pays only where every batch has one shape."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = len(training_sizes(cache, augmentation)) == 1
+
+
 def identity_of(spec: AttemptSpec, data: ResolvedData) -> files.Identity:
     """What the checkpoints of this attempt say of themselves."""
     architecture = Architecture(
@@ -208,8 +214,7 @@ class Session:
         self._curves = Curves(spec.run_dir / TENSORBOARD, from_step=self.position.step)
         self._teller = Teller(journal, self._curves, device)
         self._watch_health()
-        if device.type == "cuda":  # trying out kernels pays only where every batch has one shape
-            torch.backends.cudnn.benchmark = len(training_sizes(cache, self._augmentation)) == 1
+        choose_kernels(device, cache, self._augmentation)
 
     def _prepared(self) -> Forward:
         """What runs the network. To compile it may take as long as loading does, and the daemon hears of it."""

@@ -114,6 +114,14 @@ def step_unless(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
         optimizer.step()
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware does. A GPU before Ampere, such as a T4, emulates it, and is slower with it than in fp32."""
+    if device.type != "cuda":
+        return True
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 class Precision:
     """Autocast and, for fp16, the gradient scaler: what `amp` means on one device."""
 

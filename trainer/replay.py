@@ -22,15 +22,24 @@ from ..data.batches import Batch, to_device
 from ..data.cache import PixelCache
 from ..data.resolved import ResolvedData
 from . import nonfinite, resume
+from .compiling import CACHE, Forward, Network, prepare
 from .config import Amp
 from .contract import AttemptSpec, Cause
 from .diagnosis import FirstNonFinite, Replay
 from .drills import Drills
 from .exhaustion import is_out_of_memory
 from .health import Health, Reading
-from .loop import build_model, identity_of, left_out, micro_batches, steps_of
+from .loop import (
+    build_model,
+    choose_kernels,
+    identity_of,
+    left_out,
+    micro_batches,
+    steps_of,
+    training_sizes,
+)
 from .losses import SegmentationLoss
-from .optim import Precision, build_optimizer, match_layouts, override, set_lr
+from .optim import Precision, build_optimizer, computes_bf16, match_layouts, override, set_lr
 from .resume import Position
 from .step import Stepper
 
@@ -129,6 +138,20 @@ class Replayer:
         self._model.train()
         self._norms = [layer for layer in self._model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
         self._loss = SegmentationLoss(spec.loss, classes=len(data.classes), device=device)
+        self._compiled: Forward | None = None
+        choose_kernels(device, cache, self._augmentation)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a replay with the settings of training has run the network compiled."""
+        return self._compiled is not None and self._compiled.network is not self._model
+
+    @property
+    def note(self) -> str:
+        """In words, in what the replays had to differ from training; empty where they did not."""
+        if self._compiled is None or self.is_compiled:
+            return ""
+        return f"training ran the network compiled, and the replay could not: {self._compiled.because}"
 
     # --- what there is to begin from
 
@@ -144,6 +167,10 @@ class Replayer:
         fits = weights.keys() == parameters.keys()
         return fits and not files.nonfinite_tensors({**weights, "optimizer": held.training["optimizer"]["state"]})
 
+    @property
+    def computes_bf16(self) -> bool:
+        return computes_bf16(self.device)
+
     def alike(self, one: Held, other: Held) -> bool:
         """Whether a step computes the same from both: bit by bit, running statistics aside."""
         mine, theirs = self._parameters_of(one), self._parameters_of(other)
@@ -155,11 +182,14 @@ class Replayer:
 
     # --- replays
 
-    def forward(self, held: Held, *, through: int, amp: Amp) -> Shown:
-        """From where `held` stands through step `through` of the run, or to the first that is not finite."""
-        run = self._begin(held, amp)
-        what = f"a replay of {through - run.position.step} steps from {held.name} under AMP {amp}"
+    def forward(self, held: Held, *, through: int, amp: Amp, plain: bool = False) -> Shown:
+        """From where `held` stands through step `through` of the run, or to the first that is not finite.
+
+        In the precision of training the network runs compiled where training ran it so, unless it shall run `plain`.
+        """
+        what = f"a replay of {through - held.position.step} steps from {held.name} under AMP {amp}"
         self._deadline.require(0, what)
+        run = self._begin(held, amp, plain=plain)
         log.info("%s", what)
         began = time.monotonic()
         first_step = run.position.step + 1
@@ -242,10 +272,26 @@ class Replayer:
             epoch, skip = epoch + 1, 0
         return places[: through - position.step]
 
-    def _begin(self, held: Held, amp: Amp) -> _Run:
+    def _network(self, precision: Precision, *, plain: bool) -> Network:
+        """What training was seen to run. Another precision was never compiled: that takes longer than its replay."""
+        if plain or not self.spec.compile:
+            return self._model
+        if self._compiled is None:
+            self._compiled = prepare(
+                self._model,
+                self.spec.compile,
+                sizes=training_sizes(self.cache, self._augmentation),
+                batch_size=min(self.spec.batch_size, len(self.cache)),
+                autocast=precision.autocast,
+                cache=self.spec.run_dir / CACHE,
+            )
+        return self._compiled.network
+
+    def _begin(self, held: Held, amp: Amp, *, plain: bool = False) -> _Run:
         spec = self.spec.model_copy(update={"amp": amp})
         optimizer = build_optimizer(spec, self._model.parameters())
         precision = Precision(amp, self.device)
+        network = self._network(precision, plain=plain or amp is not self.spec.amp)
         position = resume.put_back(held.weights, held.training, self._model, optimizer, precision)
         position.warm_up(spec)
         override(optimizer, spec)
@@ -260,6 +306,7 @@ class Replayer:
             precision=precision,
             position=position,
             augmentation=self._augmentation,
+            network=network,
         )
 
 
@@ -277,25 +324,30 @@ class _Run:
         precision: Precision,
         position: Position,
         augmentation: Augmentation | None,
+        network: Network,
     ) -> None:
         self._owner, self._model, self._spec, self._held = owner, model, spec, held
         self._optimizer, self._precision, self.position = optimizer, precision, position
         self._augmentation = augmentation
         self._health = Health(spec.amp, scaler_steps=position.scaler_steps)
-        self._stepper = Stepper(
-            model,
-            optimizer,
-            precision,
-            spec,
-            owner.device,
-            classes=len(owner.data.classes),
-            drills=Drills((), None),
-        )
+        self._stepper = self._steps_with(network)
         self._last = Place(position.step, position.epoch + 1, position.step_in_epoch, ())
         self._figures: list[tuple[int, float, float]] = []
         self._result: Literal["finite", "not-finite", "raised"] = "finite"
         self._message = ""
         self._first: FirstNonFinite | None = None
+
+    def _steps_with(self, network: Network) -> Stepper:
+        return Stepper(
+            self._model,
+            self._optimizer,
+            self._precision,
+            self._spec,
+            self._owner.device,
+            classes=len(self._owner.data.classes),
+            drills=Drills((), None),
+            forward=network,
+        )
 
     def take(self, place: Place) -> str | None:
         """Take one step; in words what is not finite about it, or what it raised. Raises when memory runs out."""
@@ -367,7 +419,11 @@ class _Run:
         return ""
 
     def _located(self, words: str, place: Place, *, loss_finite: bool) -> str:
-        """Take the step once more, watched: its update was skipped, so the weights are still those that entered it."""
+        """Take the step once more, watched: its update was skipped, so the weights are still those that entered it.
+
+        Not compiled, since a compiled network calls none of the layers that are watched.
+        """
+        self._stepper = self._steps_with(self._model)
         with nonfinite.watching(self._model) as watch:
             self._step(place)
         self._first = watch.first(place.step, loss_finite=loss_finite)

@@ -168,7 +168,7 @@ def floor_words(common: Callable[[], object], times: Times) -> str:
 
 def _has_bf16() -> bool:
     if device().type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
     return flags.exists() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
 

@@ -70,6 +70,24 @@ def test_each_reason_for_no_gpu_is_told_apart(facts, wanted, state, said):
     assert (check.remedy is None) == (state == "ok")
 
 
+@pytest.mark.parametrize(
+    ("tables", "keys"),
+    [
+        ({"trainer": {"amp": "bf16"}}, "trainer.amp = bf16"),
+        ({"trainer": {"amp": "fp16"}, "recovery": {"amp_first": "bf16"}}, "recovery.amp_first = bf16"),
+        ({"trainer": {"amp": "fp16"}}, None),
+    ],
+)
+def test_bf16_on_a_card_that_only_emulates_it_is_warned_of(tables, keys):
+    t4 = Gpu(name="Tesla T4", free=None, total=None, bf16=False, error=None)
+    config = config_of(**tables)
+    check = device_checks.judge_precision(t4, config)
+    assert (check and check.state) == (keys and "warn")
+    assert check is None or check.found.startswith(f"{keys}, which Tesla T4 only emulates")
+    for other in (True, None):
+        assert device_checks.judge_precision(t4.model_copy(update={"bf16": other}), config) is None
+
+
 def test_the_probe_says_what_this_machine_has_and_one_that_dies_is_told():
     facts = device_checks.ask()
     assert isinstance(facts, DeviceFacts)

@@ -169,6 +169,14 @@ def test_giving_up_says_what_was_not_found_out():
     assert "could not be found out (the numbers say so)" in answer.reason
 
 
+def test_a_guess_passes_bf16_over_where_the_replay_says_that_it_would_not_do():
+    config = CONFIG.model_copy(update={"amp_first": "bf16"})
+    for bf16_is_finite, amp in ((None, Amp.BF16), (False, Amp.OFF)):
+        diagnosis = found("unknown", bf16_is_finite=bf16_is_finite)
+        answer = decide(SETTINGS, [], ending(), config, diagnosis)
+        assert answer.settings.amp is amp
+
+
 @pytest.mark.parametrize("finding", list(Finding))
 def test_budgets_bound_every_finding(finding):
     past = [Past(Cause.NAN_LOSS, "resume", progress=False)] * 3

@@ -12,7 +12,9 @@ from segwatch.durable import read_lines
 from segwatch.trainer import compiling
 from segwatch.trainer.__main__ import run
 from segwatch.trainer.compiling import prepare
-from segwatch.trainer.contract import JOURNAL_LINE, ExitCode, Started
+from segwatch.trainer.contract import JOURNAL_LINE, Drill, ExitCode, Started
+from segwatch.trainer.diagnose import diagnose, was_compiled
+from segwatch.trainer.diagnosis import DiagnosisSpec, Finding
 from torch import nn
 
 
@@ -144,3 +146,37 @@ def test_without_a_wish_or_with_several_sizes_no_compiler_is_asked(tmp_path, mon
     several = prepared(network, True, tmp_path, sizes=((8, 8), (8, 16)))
     assert several.network is network
     assert "2 sizes" in several.because
+
+
+def broken(make_spec, monkeypatch, compile_with):
+    """An attempt that ran compiled and met a NaN, and what its replay says where `compile_with` compiles."""
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    spec = make_spec(compile=True, drills=(Drill.parse("nan-loss@6"),), epochs=3, augment={"crop": 32})
+    assert run(spec.directory / "spec.json", lambda: False) is ExitCode.UNSTABLE
+    torch.compiler.reset()
+    compiled = []
+    monkeypatch.setattr(
+        compiling, "BACKEND", lambda graph, examples: compiled.append(1) or compile_with(graph, examples)
+    )
+    asked = DiagnosisSpec(run_dir=spec.run_dir, incident=1, attempt=1, directory="incidents/001", good=(), seconds=60)
+    return diagnose(asked), compiled
+
+
+def test_a_replay_runs_the_network_compiled_where_training_did(make_spec, monkeypatch):
+    diagnosis, compiled = broken(make_spec, monkeypatch, backend)
+    assert diagnosis.finding is Finding.TRANSIENT
+    assert compiled
+    assert "compiled" not in diagnosis.because
+
+
+def test_a_replay_that_cannot_compile_says_so(make_spec, monkeypatch):
+    diagnosis, compiled = broken(make_spec, monkeypatch, failing)
+    assert (diagnosis.finding, bool(compiled)) == (Finding.TRANSIENT, True)
+    assert "training ran the network compiled, and the replay could not: not compiled, it failed" in diagnosis.because
+
+
+def test_what_training_did_not_compile_in_the_end_no_replay_compiles(make_spec):
+    spec = make_spec(compile="auto")
+    assert was_compiled(spec.directory, spec) == "auto", "it has not said"
+    assert run(make_spec(compile="auto", epochs=1).directory / "spec.json", lambda: False) is ExitCode.FINISHED
+    assert was_compiled(spec.directory, spec) is False, "images of two sizes"

@@ -50,6 +50,10 @@ class Replays:
     late: frozenset[str] = frozenset()
     """States from which the way is too long for the time that is left."""
     asked: list[str] = field(default_factory=list)
+    computes_bf16: bool = True
+    is_compiled: bool = False
+    plainly: float | None = None
+    """The loss where it is not compiled; `None` is not finite."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -66,9 +70,13 @@ class Replays:
     def beside(self, place: Place) -> Place:
         return BESIDE
 
-    def forward(self, state: Held, *, through: int, amp: Amp) -> Shown:
+    def forward(self, state: Held, *, through: int, amp: Amp, plain: bool = False) -> Shown:
         if state.name in self.late:
             raise OutOfTimeError("too long")
+        if plain:
+            self.told = {**self.told, (state.name, True): self.plainly}
+        if self.amp is Amp.FP16 and amp is not Amp.FP16:
+            self.told = {**self.told, (state.name, True): 1.0}
         return self.once(state, PLACE, amp)
 
     def once(self, state: Held, place: Place, amp: Amp) -> Shown:
@@ -202,3 +210,23 @@ def test_what_lies_behind_the_onset_is_no_witness(inquire):
     diagnosis = inquire(SICK, good=(BEHIND,), recent=GROWN)
     assert diagnosis.finding is Finding.LEARNING_RATE
     assert BEHIND.name not in [row.start for row in diagnosis.replays]
+
+
+# --- as training ran it, on what the device has
+
+
+def test_bf16_is_neither_tried_nor_offered_where_the_device_only_emulates_it(inquire):
+    overflow = {(AT_THE_INCIDENT, True): None}
+    tried = inquire(overflow, amp=Amp.FP16)
+    assert (tried.finding, tried.bf16_is_finite) == (Finding.PRECISION, True)
+    spared = inquire(overflow, amp=Amp.FP16, computes_bf16=False)
+    assert (spared.finding, spared.bf16_is_finite) == (Finding.PRECISION, False)
+    assert [row.amp for row in spared.replays] == [Amp.FP16, Amp.OFF]
+    assert "only emulates" in spared.because
+
+
+def test_what_is_finite_without_torch_compile_is_neither_the_data_nor_the_rate(inquire):
+    compiled = inquire(SICK, is_compiled=True, plainly=1.0)
+    assert compiled.finding is Finding.UNKNOWN
+    assert "trainer.compile = false" in compiled.because
+    assert inquire(SICK, is_compiled=True).finding is Finding.DATA, "it is not finite without either"

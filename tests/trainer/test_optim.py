@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from segwatch.trainer.optim import (
     Precision,
     build_optimizer,
     clear_nonfinite_moments,
+    computes_bf16,
     lr_at,
     match_layouts,
     override,
@@ -144,6 +146,13 @@ def test_learning_rate_is_a_function_of_the_step_alone(schedule, step, share):
 @pytest.mark.parametrize("amp", list(Amp))
 def test_the_precision_in_force_is_read_back_from_torch(amp):
     assert Precision(amp, torch.device("cpu")).in_force() is amp
+
+
+def test_a_gpu_that_only_emulates_bf16_does_not_compute_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_bf16(torch.device("cuda:0"))
+    assert computes_bf16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
