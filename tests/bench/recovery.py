@@ -24,7 +24,7 @@ from segwatch.data.scenes import write_scenes
 from segwatch.durable import write_text
 
 from .corpus import CALM, IMAGES, KINDS, REFERENCE, SEEDS, SIZE, Calm, Kind
-from .health_cost import measure_health_cost
+from .health_cost import measure_bundle, measure_health_cost
 from .outcome import Result, outcome
 from .recovery_table import Figures, table, written_between
 from .restart import measure_restarts
@@ -157,6 +157,9 @@ def _figures(place: Path, rounds: int) -> Figures:
         cost = measure_health_cost(calm)
         update = {"health_share": cost.median, "health_mean": cost.mean, "health_steps": cost.steps}
         figures = figures.model_copy(update=update)
+    if figures.bundle_ms is None and calm.exists():
+        bundle = measure_bundle(calm)
+        figures = figures.model_copy(update={"bundle_ms": bundle.milliseconds, "bundle_mb": bundle.megabytes})
     if rounds and not figures.restarts:
         directory = place / "restarts"
         directory.mkdir(exist_ok=True)

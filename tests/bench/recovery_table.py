@@ -22,6 +22,9 @@ class Figures(Record):
     """Median over steps: time of the checks by time of the step that they are part of."""
     health_mean: float | None = None
     health_steps: int = 0
+    bundle_ms: float | None = None
+    """Median: what an incident takes a worker to leave, once its last step is taken."""
+    bundle_mb: float | None = None
     restarts: dict[str, float] = {}
     """Median seconds from the kill to the first new step, by way of starting again."""
     rounds: int = 0
@@ -85,6 +88,11 @@ def _summary(results: Sequence[Result], figures: Figures) -> list[str]:
         lines.append(
             f"- Health checks: {figures.health_share:.2%} of a step (median of {figures.health_steps} steps, each with "
             f"its own time; mean {figures.health_mean:.2%})."
+        )
+    if figures.bundle_ms is not None and figures.bundle_mb is not None:
+        lines.append(
+            f"- The bundle that an incident leaves (batch, figures, weights and moments; {figures.bundle_mb:.1f} MB): "
+            f"{figures.bundle_ms:.0f} ms, after the worker's last step (median of 5)."
         )
     if figures.restarts:
         ways = ", ".join(f"{way} {seconds:.1f} s" for way, seconds in figures.restarts.items())

@@ -56,6 +56,11 @@ def test_what_did_not_come_out_right_and_what_was_alarmed_for_nothing_is_named()
     assert "cosine-tail 2: miou-stall: no gain." in words
 
 
+def test_what_an_incident_leaves_is_told_with_its_time_and_its_size_where_it_was_measured():
+    assert "bundle" not in table([], Figures())
+    assert "moments; 6.1 MB): 23 ms, after" in table([], Figures(bundle_ms=23.4, bundle_mb=6.12))
+
+
 def test_the_table_takes_the_place_of_the_one_before_and_of_nothing_else():
     page = f"# Recovery\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nBehind.\n"
     once = written_between(page, "new")

@@ -122,6 +122,16 @@ def test_an_incident_leaves_weights_and_moments_as_they_entered_the_step(make_sp
     assert_bit_identical(load_state(*checkpoint(stopped, "recovery_step5"))["optimizer"], left["state"]["optimizer"])
 
 
+def test_the_bundle_is_left_once_the_last_step_is_taken_and_never_on_the_way(make_spec, monkeypatch):
+    seen: list[str] = []
+    take, leave = loop.Stepper.take, loop.incident.leave
+    monkeypatch.setattr(loop.Stepper, "take", lambda *args, **named: seen.append("step") or take(*args, **named))
+    monkeypatch.setattr(loop.incident, "leave", lambda *args, **named: seen.append("left") or leave(*args, **named))
+    drills = (Drill.parse("inf-gradients@4"), Drill.parse("nan-loss@6"))  # the first is told of, and no incident
+    assert run_spec(make_spec(drills=drills)) == ExitCode.UNSTABLE
+    assert seen == ["step"] * 6 + ["left"]
+
+
 def test_an_incident_whose_state_finds_no_room_is_told_with_the_rest(make_spec, monkeypatch, caplog):
     write = loop.incident.write_atomic
 
