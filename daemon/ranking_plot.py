@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..durable import write_atomic
-from .run_plot import RunStory, draw_story
+from .run_plot import RunStory, draw_story, limits
 
 STYLES = {"val": ("#E69F00", "s", "--"), "test": ("#0072B2", "o", "-")}
 """Colour, marker, line: told apart in grey and by colour-blind eyes as well (Okabe and Ito, 2008)."""
@@ -63,7 +63,7 @@ def draw(path: Path, points: Sequence[Point], *, title: str, footnote: str = "",
     axes.set_ylabel("mIoU (%), band: 95 % interval over images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     epochs = [point.epoch for point in points]
-    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    axes.set_xlim(limits(min(epochs), max(epochs), story))
     if story is not None:
         draw_story(axes, lowest, story, last=max(epochs))
     for part in {axes, lowest}:

@@ -8,19 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from segwatch.daemon import report as reporting
 from segwatch.daemon import views
 from segwatch.daemon.document import Bullets, Document, Table, Words, as_html, as_markdown
-from segwatch.daemon.events import AcceptedSplit, DaemonStopped, DataAccepted, GapMeasured, GaveUp, RunFinished
+from segwatch.daemon.events import (
+    AcceptedSplit,
+    AttemptStarted,
+    DaemonStopped,
+    DataAccepted,
+    GapMeasured,
+    GaveUp,
+    RunFinished,
+)
 from segwatch.daemon.report import print_closing, write_report
-from segwatch.daemon.run_plot import Mark, Stretch, story_of
+from segwatch.daemon.run_plot import Mark, RunStory, Stretch, draw_story, limits, story_of
 from segwatch.daemon.rundir import RunDir
 from segwatch.data.resolved import ResolvedClass, ResolvedData
 from segwatch.durable import write_text
 from segwatch.evaluator.metrics import score
 from segwatch.evaluator.report import EvaluationReport, ImageScore, Interval, Verdict, report_path
+from segwatch.trainer.config import Amp
 from segwatch.trainer.contract import Cause
 
 POLICY = "mIoU over 2 of 2 classes; 3 of 16 images are also in train"
@@ -187,12 +197,43 @@ def test_the_picture_marks_incidents_and_what_stands_of_each_attempt(run):
     run.plans(resume_epoch=8, lr=2e-4)
     run.plans(resume_epoch=7, lr=1e-4)  # further back: nothing of the attempt before it stands
     told = story_of(run.history)
-    assert told.incidents == [Mark(9, "1 nan-loss")]
+    assert told.incidents == [Mark(8.5, "1 nan-loss")]
     assert told.stretches == [
         Stretch(1, 0, 5, 1e-3, "off"),
         Stretch(2, 5, 7, 5e-4, "bf16"),
         Stretch(4, 7, None, 1e-4, "off"),
     ]
+
+
+def test_an_incident_is_drawn_where_its_step_lies_in_its_epoch(run):
+    run.tell(AttemptStarted(attempt=1, lr=1e-3, amp=Amp.OFF, device="cpu", parameters=1, steps_per_epoch=10))
+    run.suffers(Cause.NAN_LOSS, step=2, epoch=1)
+    run.suffers(Cause.NAN_LOSS, step=27, epoch=3)
+    run.suffers(Cause.NAN_LOSS, step=99, epoch=4)  # steps of a data set that has shrunk since
+    assert [mark.place for mark in story_of(run.history).incidents] == [0.2, 2.7, 4]
+
+
+@pytest.mark.parametrize("place", [0.01, 0.5, 2.5, 3.5, 3.52, 6.0])
+def test_no_incident_lies_under_the_edge_of_the_picture(place):
+    left, right = limits(1, 3, RunStory([Mark(place, "1 nan-loss")], []))
+    assert left + 0.03 * (right - left) < place < right - 0.03 * (right - left)
+    assert left <= 0.5
+    assert right >= 3.5
+
+
+def test_without_incidents_the_epochs_fill_the_picture():
+    assert limits(1, 3, None) == limits(1, 3, RunStory([], [])) == (0.5, 3.5)
+
+
+def test_names_of_incidents_that_lie_together_do_not_lie_over_each_other():
+    axes, lr = Figure().subplots(2, 1)
+    axes.set_xlim(0, 100)
+    draw_story(axes, lr, RunStory([Mark(50.0, "b"), Mark(10.0, "a"), Mark(50.1, "c")], []), last=100)
+    places = {text.get_text(): text.xy[0] for text in axes.texts}
+    assert places["a"] == 10
+    assert places["b"] == 50
+    assert places["c"] > 51
+    assert sorted(line.get_xdata()[0] for line in axes.lines) == [10, 50, 50.1]
 
 
 def test_a_hundred_incidents_are_drawn_without_their_names(place, run):
