@@ -54,10 +54,10 @@ def _require_root(source: Path, config: RunConfig, places: Places) -> None:
         )
 
 
-def keep_audit(report: AuditReport, directory: Path, console: Console) -> None:
+def keep_audit(report: AuditReport, directory: Path, console: Console, *, refused: str = "") -> None:
     """Write audit.md and audit.png, and say where; a directory that cannot be written to stops nothing."""
     try:
-        written = ", ".join(str(path) for path in write_audit(report, directory))
+        written = ", ".join(str(path) for path in write_audit(report, directory, refused=refused))
         told = f"written: {written}"
     except (OSError, ConfigError) as error:
         told = f"audit.md is not written: {error}"
@@ -73,11 +73,20 @@ def tell_effort(report: AuditReport, console: Console) -> None:
 def require_trainable(report: AuditReport, config: RunConfig, source: Path) -> ResolvedData:
     """The data that the audit settled. Raises ConfigError where it, or what `[loss]` says of its classes, is wrong."""
     data = require(report, again=next_steps.command("audit", source))
-    try:
-        config.loss.resolved(data.classes)
-    except ConfigError as error:
-        raise Places(source).in_error(error) from error
+    refused = loss_refusal(report, config, source)
+    if refused is not None:
+        raise refused
     return data
+
+
+def loss_refusal(report: AuditReport, config: RunConfig, source: Path) -> ConfigError | None:
+    """What keeps `[loss]` from being meant for the classes that the audit settled; `None` where it settled none."""
+    if report.resolved is not None:
+        try:
+            config.loss.resolved(report.resolved.classes)
+        except ConfigError as error:
+            return Places(source).in_error(error)
+    return None
 
 
 def require_told(report: AuditReport) -> None:

@@ -150,9 +150,10 @@ def audit(
 
     The same, with every file and a picture of images beside their masks, is written into audit.md and audit.png.
     """
+    from ..data.audit import require
     from ..data.audit_view import render
     from . import next_steps
-    from .auditing import audit_data, keep_audit, require_told, require_trainable, tell_effort, tell_next
+    from .auditing import audit_data, keep_audit, loss_refusal, require_told, tell_effort, tell_next
     from .config import load_config
 
     settings = load_config(config)
@@ -162,10 +163,16 @@ def audit(
     else:
         render(report, _console(), again=next_steps.command("audit", config))
     tell_effort(report, _console(stderr=json))
-    keep_audit(report, config.parent if output is None else output, _console(stderr=json))
+    refused = loss_refusal(report, settings, config)
+    place = config.parent if output is None else output
+    keep_audit(
+        report, place, _console(stderr=json), refused="" if refused is None else f"{refused.where}: {refused.what}"
+    )
     if not json:
         require_told(report)
-    require_trainable(report, settings, config)
+    require(report, again=next_steps.command("audit", config))
+    if refused is not None:
+        raise refused
     if not json:
         tell_next(config, _console())
 

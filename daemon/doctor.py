@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..data.audit_page import PAGE as AUDIT_MD
+from ..data.audit_page import PAGE, READY, verdict_in
 from ..errors import ConfigError
 from ..plain import one_line
 from . import device_checks, memory_checks, next_steps, place_checks, world_checks
@@ -77,9 +77,19 @@ def say(found: Examination, console: Console) -> None:
 
 def _then(source: Path) -> Iterator[str]:
     """Nobody should train on data that nobody has looked at."""
-    if not (source.parent / AUDIT_MD).exists():
+    if verdict_in(source.parent) is None:
         yield next_steps.command("audit", source)
     yield next_steps.command("run", source)
+
+
+def check_audit(source: Path) -> Iterator[Check]:
+    """The verdict of the last audit beside run.toml; nothing where there was none."""
+    verdict, page = verdict_in(source.parent), source.parent / PAGE
+    if verdict == READY:
+        yield ok("audit", f"{page}: ready to train")
+    elif verdict is not None:
+        again = next_steps.command("audit", source)
+        yield fail("audit", f"{page}: {verdict}", f"mend what the page names, and look again: {again}")
 
 
 def before_run(source: Path, config: RunConfig, runs_dir: Path) -> list[Check]:
@@ -118,7 +128,8 @@ def _checks(source: Path | None, runs_dir: Path, *, send: bool, board_port: int)
         yield ok("disk", f"{gigabytes(free_bytes(place_checks.nearest(runs_dir)))} free in {runs_dir}")
     yield place_checks.check_writing(runs_dir)
     yield place_checks.check_events(runs_dir, scan_seconds=2.0 if config is None else config.watch.scan_seconds)
-    if config is not None and found is not None:
+    if source is not None and config is not None and found is not None:
+        yield from check_audit(source)
         yield place_checks.check_reading(config, found)
     yield world_checks.check_port(board_port)
     if config is not None and source is not None:

@@ -43,6 +43,15 @@ def nearest(directory: Path) -> Path:
     return place
 
 
+def _in_the_way(directory: Path, above: Path) -> Path | None:
+    """What stands below `above`, the nearest directory, where the next one would have to be made."""
+    place = directory.resolve()
+    if place == above:
+        return None
+    following = above / place.relative_to(above).parts[0]
+    return following if os.path.lexists(following) else None
+
+
 # --- room
 
 
@@ -91,6 +100,8 @@ def _keeping(config: RunConfig, epochs: int) -> RunConfig:
 def check_writing(runs_dir: Path) -> Check:
     """Whether files can be written, flushed and locked there: a lock is what keeps two daemons apart."""
     place = nearest(runs_dir)
+    if (obstacle := _in_the_way(runs_dir, place)) is not None:
+        return fail("file system", f"{obstacle} is no directory", "move it away, or write elsewhere: --runs-dir")
     remedy = f"make it writable, or write elsewhere: --runs-dir (asked in {place})"
     try:
         with tempfile.TemporaryFile(dir=place) as file:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..durable import write_text
-from ..plain import plain
+from ..plain import one_line, plain
 from .audit import AuditReport, UnknownColour, UnknownId
 from .audit_picture import draw_audit, write_picture
 from .audit_words import absent, as_toml, misfit, note, present, share, summary
@@ -21,12 +21,17 @@ from .problems import Problem
 PAGE = "audit.md"
 PICTURE = "audit.png"
 FILES_SHOWN = 200
+READY = "Ready to train."
+VERDICT = re.compile(r"\A# Audit\n\n\*\*(.+)\*\*$", re.MULTILINE)
 SPECIAL = re.compile(r"([\\`*<|]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))")
 """An underscore inside of a word is no Markdown, and paths are full of them."""
 
 
-def write_audit(report: AuditReport, directory: Path) -> tuple[Path, ...]:
-    """Write audit.md, and audit.png where the classes are settled. Returns the files; raises OSError."""
+def write_audit(report: AuditReport, directory: Path, *, refused: str = "") -> tuple[Path, ...]:
+    """Write audit.md, and audit.png where the classes are settled. Returns the files; raises OSError.
+
+    `refused` says why a run will not train on what the audit settled.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     written = [directory / PAGE]
     if report.resolved is None:
@@ -34,13 +39,22 @@ def write_audit(report: AuditReport, directory: Path) -> tuple[Path, ...]:
     else:
         write_picture(directory / PICTURE, draw_audit(report))
         written.append(directory / PICTURE)
-    write_text(directory / PAGE, page(report))
+    write_text(directory / PAGE, page(report, refused=refused))
     return tuple(written)
 
 
-def page(report: AuditReport) -> str:
+def verdict_in(directory: Path) -> str | None:
+    """What the audit.md there says of its data: `READY`, or why not. `None` where there is no page that says it."""
+    try:
+        said = VERDICT.search((directory / PAGE).read_text(errors="replace"))
+    except OSError:
+        return None
+    return said and said[1]
+
+
+def page(report: AuditReport, *, refused: str = "") -> str:
     """The whole page as Markdown."""
-    parts = [_head(report)]
+    parts = [_head(report, refused)]
     parts += [_problems("Errors", report.errors)] if report.errors else []
     if not misfit(report):
         parts += [_split(report, name) for name in SPLITS if report.images[name]]
@@ -51,9 +65,11 @@ def page(report: AuditReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(report: AuditReport) -> str:
-    ready = "**Ready to train.**" if report.resolved is not None else f"**Not ready: errors: {len(report.errors)}.**"
-    lines = ["# Audit", ready, "\n".join(f"- {_plain(line)}" for line in summary(report))]
+def _head(report: AuditReport, refused: str) -> str:
+    ready = READY if report.resolved is not None else f"Not ready: errors: {len(report.errors)}."
+    if refused:
+        ready = f"Not ready: {_plain(one_line(refused))}"
+    lines = ["# Audit", f"**{ready}**", "\n".join(f"- {_plain(line)}" for line in summary(report))]
     if line := absent(report):
         lines.append(_plain(line))
     if report.resolved is not None:

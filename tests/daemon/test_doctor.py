@@ -150,6 +150,25 @@ def test_a_disk_that_will_not_hold_all_epochs_is_told_with_how_many_it_would(tmp
 # --- the place and the world
 
 
+def test_an_audit_that_failed_keeps_doctor_from_calling_it_ready(tmp_path):
+    source = tmp_path / "run.toml"
+    assert list(doctor.check_audit(source)) == []
+    (tmp_path / "audit.md").write_text("# Audit\n\n**Not ready: errors: 2.**\n\n- **Ready to train.**\n")
+    [check] = doctor.check_audit(source)
+    assert (check.state, "Not ready: errors: 2." in check.found) == ("fail", True)
+    assert "segwatch audit" in (check.remedy or "")
+    (tmp_path / "audit.md").write_text("# Audit\n\n**Ready to train.**\n")
+    [check] = doctor.check_audit(source)
+    assert check.state == "ok"
+
+
+@pytest.mark.parametrize("below", [".", "deeper/still"])
+def test_a_file_where_runs_are_to_be_kept_is_told(tmp_path, below):
+    (tmp_path / "runs").touch()
+    check = place_checks.check_writing(tmp_path / "runs" / below)
+    assert (check.state, check.found) == ("fail", f"{tmp_path / 'runs'} is no directory")
+
+
 def test_a_directory_on_a_local_disk_hears_of_files_and_one_to_come_is_asked_above(tmp_path):
     assert place_checks.check_writing(tmp_path / "runs" / "later").state == "ok"
     check = place_checks.check_events(tmp_path / "runs", scan_seconds=2)
@@ -283,6 +302,16 @@ def test_json_says_the_same_and_a_failed_check_ends_with_1(data, monkeypatch):
     assert any("port 7007 " in check["found"] for check in found["checks"])
     assert (done.exit_code, found["ready"]) == (1, False)
     assert [check["name"] for check in found["checks"] if check["state"] == "fail"] == ["gpu"]
+
+
+@pytest.mark.usefixtures("_no_torch_needed")
+def test_after_an_audit_that_refused_the_classes_of_the_loss_it_is_not_ready(data, monkeypatch):
+    (data / "run.toml").write_text((data / "run.toml").read_text() + "[loss]\nclass_weights = [1, 2, 3]\n")
+    assert run("audit", cwd=data, monkeypatch=monkeypatch).exit_code != 0
+    done = run("doctor", "--json", cwd=data, monkeypatch=monkeypatch)
+    failed = [check for check in json.loads(done.output)["checks"] if check["state"] == "fail"]
+    assert [check["name"] for check in failed] == ["audit"]
+    assert "3 numbers, and 2 classes are used" in failed[0]["found"]
 
 
 @pytest.mark.usefixtures("_no_torch_needed")

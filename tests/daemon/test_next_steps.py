@@ -128,7 +128,7 @@ def test_doctor_sends_nobody_to_train_on_data_that_nobody_has_looked_at(here):
     console = Console(file=io.StringIO(), width=80)
     found = doctor.Examination(Path("run.toml"), (ok("clock", "ticks"),))
     doctor.say(found, console)
-    (here / "audit.md").touch()
+    (here / "audit.md").write_text("# Audit\n\n**Ready to train.**\n")
     doctor.say(found, console)
     first, second = console.file.getvalue().split("Ready. Next:\n")[1:]
     assert first.split("\n")[:2] == ["  segwatch audit run.toml", "  segwatch run run.toml"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from segwatch.data.audit import AuditReport, audit
-from segwatch.data.audit_page import page, write_audit
+from segwatch.data.audit_page import READY, page, verdict_in, write_audit
 from segwatch.data.audit_picture import CELL, STRIPES, WIDTH, chosen, draw_audit
 from segwatch.data.resolved import Pair
 from segwatch.errors import ConfigError
@@ -74,6 +74,7 @@ def test_every_bad_file_of_a_failed_audit_is_on_the_page_and_no_picture(dataset,
     assert not (tmp_path / "audit.png").exists()
     text = written[0].read_text()
     assert "**Not ready: errors: 1.**" in text
+    assert verdict_in(tmp_path) == "Not ready: errors: 1."
     assert text.count("- images/train/alone") == 60
     assert "audit.png" not in text
 
@@ -157,4 +158,8 @@ def test_a_directory_that_cannot_be_written_to_stops_nothing(report: AuditReport
     assert "audit.md is not written" in console.file.getvalue()
     keep_audit(report, tmp_path / "new", console)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["audit.md", "audit.png"]
+    assert verdict_in(tmp_path / "new") == READY
+    assert verdict_in(tmp_path) is None
+    keep_audit(report, tmp_path / "new", console, refused="loss.class_weights has 3 weights")
+    assert verdict_in(tmp_path / "new") == "Not ready: loss.class_weights has 3 weights"
     assert str(tmp_path / "new" / "audit.png") in console.file.getvalue()
