@@ -1,15 +1,15 @@
-"""TensorBoard for scores, incidents and alerts: the one writer of `tensorboard/eval`. No torch.
+"""TensorBoard for scores, incidents and alerts: the one writer of `tensorboard/eval` and `tensorboard/iou`. No torch.
 
 The x-axis is the global step, as in `tensorboard/train`. After a roll-back the points beyond it are purged, so that no
-curve runs twice over the same steps. Where the files of a split changed, curves begin anew in `tensorboard/eval-2`: one
-line would show a jump that the network never made.
+curve runs twice over the same steps. Where the files of a split changed, curves begin anew in `tensorboard/eval-2` and
+`tensorboard/iou-2`: one line would show a jump that the network never made.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -19,8 +19,9 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 
 from .. import tags
 from ..evaluator.report import PictureKind, picture_path
-from ..event_file import EventFile
+from ..trainer.config import Amp
 from .alerts import alert_lines, evidence_words
+from .board_files import WORDS, BoardFiles, class_key, directories
 from .board_layout import layout_summary
 from .board_marks import needles
 from .events import (
@@ -48,8 +49,10 @@ class Board:
     def __init__(self, run_dir: Path, history: History) -> None:
         self._run_dir = run_dir
         self._history = history
-        self._directory = self._directory_of_series()
-        self._writer: EventFile | None = None
+        self._series = history.series.begun
+        self._writer: BoardFiles | None = None
+        self._scaled = False
+        """Whether the charts of fp16 are laid out."""
         self._step = max((epoch.step for epoch in history.epochs.values()), default=0)
         """The newest step that anything was written at."""
         self._retold: set[int] = set()
@@ -78,6 +81,7 @@ class Board:
             case AttemptPlanned():
                 self._step = event.resume_step
                 self._purge_from(event.resume_step + 1)
+                self._lay_out(anew=False)
                 self._text(moment, tags.ATTEMPT, event.resume_step, sentence(event) or "")
             case _:
                 return
@@ -86,7 +90,7 @@ class Board:
         """Whether the directory was deleted or replaced, so that every score that stands was written once more."""
         if self._writer is None or self._writer.in_place():
             return False
-        log.warning("%s is gone: its curves are written again from the facts", self._directory)
+        log.warning("%s is gone: its curves are written again from the facts", self._run_dir / "tensorboard")
         self._writer.close()
         self._writer = None
         self._purge_from(0)
@@ -95,16 +99,12 @@ class Board:
 
     def _begin_series(self, moment: float) -> bool:
         """Whether the files were changed, so that the curves begin anew in a directory of their own."""
-        if self._directory == self._directory_of_series():
+        if self._series == self._history.series.begun:
             return False
         self.close()
-        self._directory = self._directory_of_series()
+        self._series = self._history.series.begun
         self._tell_scores(moment)
         return True
-
-    def _directory_of_series(self) -> Path:
-        number = self._history.series.begun
-        return self._run_dir / "tensorboard" / ("eval" if number == 1 else f"eval-{number}")
 
     def _tell_scores(self, moment: float, *, since: int = 0) -> None:
         again = [epoch for epoch in self._history.epochs.values() if epoch.step >= since]
@@ -144,15 +144,19 @@ class Board:
         if not self._history.series.holds(epoch, (score.split,)):
             return
         self._step = max(self._step, score.step)
-        names = self._history.created.class_names if self._history.created else ()
-        values = [(tags.evaluation(score.split, figure), getattr(score, figure)) for figure in tags.EVALUATION]
-        values += [(tags.class_iou(score.split, name), iou) for name, iou in zip(names, score.class_iou, strict=False)]
-        values.append((tags.epoch(score.split), float(score.epoch)))
-        for tag, value in values:
-            if value is not None:
-                self._add(moment, score.step, Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+        values = {tags.evaluation(figure): getattr(score, figure) for figure in tags.EVALUATION}
+        interval = (score.miou, score.miou_low, score.miou_high)
+        if None not in interval:
+            values |= dict(zip(tags.INTERVAL, interval, strict=True))
+        self._add(moment, score.step, _scalars({**values, tags.EPOCH: float(score.epoch)}), score.split)
+        for name, iou in zip(self._class_names(), score.class_iou, strict=False):
+            if iou is not None:
+                self._add(moment, score.step, _scalars({tags.class_iou(score.split): iou}), class_key(name))
         if score.split == "test":
             self._show_pictures(moment, score)
+
+    def _class_names(self) -> tuple[str, ...]:
+        return () if self._history.created is None else self._history.created.class_names
 
     def _show_pictures(self, moment: float, score: AnyScore) -> None:
         for kind, tag in PICTURES.items():
@@ -205,21 +209,34 @@ class Board:
         current = self._history.current
         return self._step if current is None else max(self._step, current.plan.resume_step)
 
-    def _add(self, moment: float, step: int, summary: Summary) -> None:
+    def _add(self, moment: float, step: int, summary: Summary, key: str = WORDS) -> None:
         try:
-            self._open().add_event(BoardEvent(wall_time=moment, step=step, summary=summary))
+            self._open().add_event(BoardEvent(wall_time=moment, step=step, summary=summary), key)
         except OSError:
             self.close()  # the next fact opens a new file
             raise
 
-    def _open(self) -> EventFile:
+    def _open(self) -> BoardFiles:
         if self._writer is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._writer = EventFile(self._directory)
+            board = self._run_dir / "tensorboard"
+            self._writer = BoardFiles(directories(board, self._series, self._class_names()))
             self._marks = {step: height for step, height in self._needles().items() if step <= self._step}
             self._purge_from(self._step + 1)
-            self._writer.add_event(BoardEvent(wall_time=time.time(), step=0, summary=layout_summary()))
+            self._lay_out(anew=True)
         return self._writer
+
+    def _lay_out(self, *, anew: bool) -> None:
+        """Lay the charts out: `anew` in each file, and once more when the first attempt in fp16 is planned."""
+        scaled = any(attempt.plan.amp is Amp.FP16 for attempt in self._history.attempts)
+        if anew or scaled is not self._scaled:
+            self._scaled = scaled
+            self._add(time.time(), 0, layout_summary(scaled=scaled))
+
+
+def _scalars(values: Mapping[str, float | None]) -> Summary:
+    """What is unknown is no point."""
+    known = {tag: value for tag, value in values.items() if value is not None}
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in known.items()])
 
 
 def _incident_words(incident: IncidentOpened) -> str:

@@ -32,6 +32,17 @@ CURVES = """
   return below.reduce((sum, child) => sum + count(child), own);
 })(document.body)
 """
+# The colours of the curves of each chart, in the order of the page.
+COLOURS = """
+(function charts(node) {
+  const lines = (below) => [
+    ...(below.nodeName === "path" && below.matches(".line") ? [getComputedStyle(below).stroke] : []),
+    ...[...(below.shadowRoot ? [below.shadowRoot] : []), ...below.childNodes].flatMap(lines),
+  ];
+  if (/^TF-CUSTOM-SCALAR-.*-CHART-CARD$/.test(node.nodeName)) return [lines(node)];
+  return [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.childNodes].flatMap(charts);
+})(document.body)
+"""
 
 
 def find_browser() -> str | None:
@@ -100,6 +111,10 @@ class Browser:
             assert time.monotonic() < deadline, f"{found} curves are drawn"
             pause.wait(POLL_SECONDS)
         return int(found)
+
+    def colours(self) -> list[set[str]]:
+        """For each of TensorBoard's charts, as CSS says them."""
+        return [set(found) - {"none"} for found in self.evaluate(COLOURS)]
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))

@@ -81,7 +81,7 @@ def tensorboard(run: Path, browser: Browser, shot: Path) -> None:
                     break
             pause.wait(0.2)
         browser.open(address(port))
-        browser.waits_for(*(chart.title for category in layout().category for chart in category.chart))
+        browser.waits_for(*(chart.title for category in layout(scaled=False).category for chart in category.chart))
         browser.curves(10)
         browser.screenshot(shot)
     with Image.open(shot) as whole:

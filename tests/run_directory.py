@@ -16,8 +16,9 @@ PLACEHOLDERS = {
     "FINGERPRINT": "[0-9a-f]+",
     "TIME": r"[0-9TZ-]+",
     "CHANNEL": "[^/]+",
+    "CLASS": "[^/]+",
 }
-PLACEHOLDER = re.compile(r"\\\*|(?<![A-Z])(?:NNN|N|SPLIT|FINGERPRINT|TIME|CHANNEL)(?![A-Z])")
+PLACEHOLDER = re.compile(r"\\\*|(?<![A-Z])(?:NNN|N|SPLIT|FINGERPRINT|TIME|CHANNEL|CLASS)(?![A-Z])")
 OF_THE_FAKES = {"replays.txt", "asked.txt"}
 """What stands in for evaluator and diagnosis in some tests notes down for them."""
 

@@ -70,9 +70,8 @@ def test_no_function_is_longer_than_60_lines(path):
 def all_tags() -> set[str]:
     """Every tag that does not depend on a class name."""
     fixed = {value for key, value in vars(tags).items() if key.isupper() and isinstance(value, str)}
-    for split in ("val", "test"):
-        fixed |= {tags.evaluation(split, figure) for figure in tags.EVALUATION} | {tags.epoch(split)}
-    return fixed
+    fixed |= {tags.evaluation(figure) for figure in tags.EVALUATION} | set(tags.INTERVAL)
+    return fixed | {tags.class_iou(split) for split in ("val", "test")}
 
 
 def test_no_tag_is_in_the_list_twice():

@@ -212,7 +212,7 @@ class Session:
         )
         self._saver = Saver(spec.run_dir, identity, journal)
         self._curves = Curves(spec.run_dir / TENSORBOARD, from_step=self.position.step)
-        self._teller = Teller(journal, self._curves, device)
+        self._teller = Teller(journal, self._curves, device, self.precision.in_force())
         self._watch_health()
         choose_kernels(device, cache, self._augmentation)
 

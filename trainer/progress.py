@@ -8,13 +8,14 @@ import time
 import psutil
 import torch
 
-from .. import tags
+from .config import Amp
 from .contract import Progress
 from .curves import Curves
 from .health import Reading, Signs
 from .incident import StepFacts
 from .journal import Journal
 from .pace import Pace
+from .points import points
 
 PROGRESS_SECONDS = 1.0
 
@@ -22,11 +23,13 @@ PROGRESS_SECONDS = 1.0
 class Teller:
     """One progress line about every second, and the same figures as curves."""
 
-    def __init__(self, journal: Journal, curves: Curves, device: torch.device) -> None:
+    def __init__(self, journal: Journal, curves: Curves, device: torch.device, amp: Amp) -> None:
+        """`amp` is what is in force."""
         self.pace = Pace(clock=time.perf_counter)
         self._journal = journal
         self._curves = curves
         self._device = device
+        self._amp = amp
 
     def due(self) -> bool:
         return self.pace.since_told() >= PROGRESS_SECONDS
@@ -54,20 +57,7 @@ class Teller:
             nonfinite=() if finite else ("grad_norm",),
         )
         self._journal.write(line)
-        self._curves.write(
-            line.step,
-            {
-                tags.TRAIN_LOSS: line.loss,
-                tags.TRAIN_GRAD_NORM: line.grad_norm,
-                tags.TRAIN_LR: line.lr,
-                tags.TRAIN_IMAGES_PER_SECOND: line.images_per_second,
-                tags.TRAIN_EPOCH: line.epoch,
-                tags.TRAIN_MEMORY_MB: line.memory_mb,
-                tags.AMP_SCALE: line.amp_scale,
-                tags.AMP_SKIPPED_STEPS: None if line.amp_scale is None else line.skipped_steps,
-                tags.TRAIN_LOSS_SPIKES: line.loss_spikes,
-            },
-        )
+        self._curves.write(line.step, points(line, self._amp))
 
 
 def memory_mb(device: torch.device) -> float:

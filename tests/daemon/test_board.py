@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from segwatch import tags
 from segwatch.daemon.board import Board
-from segwatch.daemon.board_attempts import AttemptsBoard
-from segwatch.daemon.board_layout import layout
+from segwatch.daemon.board_files import directories
 from segwatch.daemon.events import (
     AcceptedSplit,
     AlertChanged,
@@ -19,15 +17,14 @@ from segwatch.daemon.events import (
     AttemptPlanned,
     DataAccepted,
     IncidentOpened,
-    Outcome,
     RescoreWanted,
     ScoreRecorded,
     Severity,
 )
-from segwatch.trainer.contract import Cause
+from segwatch.trainer.config import Amp
+from segwatch.trainer.contract import Cause, Progress
+from segwatch.trainer.points import points
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from tensorboard.util.tensor_util import make_ndarray
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorBoard's readers, not ours
@@ -62,17 +59,17 @@ class Shown:
         self.board.close()
         self.board = Board(self.run_dir, self.run.history)
 
-    def read(self) -> EventAccumulator:
+    def read(self, below: str = "eval") -> EventAccumulator:
         self.board.close()
-        return EventAccumulator(str(self.run_dir / "tensorboard" / "eval"), size_guidance={"tensors": 0}).Reload()
+        return EventAccumulator(str(self.run_dir / "tensorboard" / below), size_guidance={"tensors": 0}).Reload()
 
-    def served(self) -> ServerAccumulator:
+    def served(self, below: str = "eval") -> ServerAccumulator:
         """As TensorBoard's own server reads it: to it every kind of point is a tensor, and is purged alike."""
         self.board.close()
-        return ServerAccumulator(str(self.run_dir / "tensorboard" / "eval"), tensor_size_guidance={"text": 0}).Reload()
+        return ServerAccumulator(str(self.run_dir / "tensorboard" / below), tensor_size_guidance={"text": 0}).Reload()
 
-    def steps(self, tag: str) -> list[int]:
-        served, read = self.served(), self.read()
+    def steps(self, tag: str, below: str = "eval") -> list[int]:
+        served, read = self.served(below), self.read(below)
         steps = [point.step for point in served.Tensors(tag)] if tag in served.Tags()["tensors"] else []
         if tag in read.Tags()["scalars"]:
             assert [point.step for point in read.Scalars(tag)] == steps
@@ -80,6 +77,10 @@ class Shown:
 
     def words(self, tag: str) -> list[str]:
         return [point.tensor_proto.string_val[0].decode() for point in self.served().Tensors(tag)]
+
+
+MIOU = tags.evaluation("miou"), "eval/test"
+"""The curve that most of these tests look at."""
 
 
 @pytest.fixture
@@ -93,13 +94,13 @@ def shown(tmp_path, a_run):
 
 def test_each_figure_is_a_point_at_the_global_step_under_the_tags_of_the_list(shown):
     shown.trains(1, 2, miou=0.25)
-    found = shown.read()
     for split in ("val", "test"):
-        for figure in set(tags.EVALUATION) - {"miou_low", "miou_high"}:
-            points = found.Scalars(tags.evaluation(split, figure))
+        found = shown.read(f"eval/{split}")
+        for figure in tags.EVALUATION:
+            points = found.Scalars(tags.evaluation(figure))
             assert [(point.step, point.value) for point in points] == [(10, 0.25), (20, 0.25)]
-        assert [point.value for point in found.Scalars(tags.epoch(split))] == [1, 2]
-        assert [point.value for point in found.Scalars(tags.class_iou(split, "field"))] == [0.25, 0.25]
+        assert [point.value for point in found.Scalars(tags.EPOCH)] == [1, 2]
+        assert [point.value for point in shown.read("iou/field").Scalars(tags.class_iou(split))] == [0.25, 0.25]
 
 
 def test_the_interval_is_two_curves_that_the_custom_page_draws_as_a_band(shown):
@@ -109,36 +110,41 @@ def test_the_interval_is_two_curves_that_the_custom_page_draws_as_a_band(shown):
     shown.restart()
     shown.run.trains(3, 0.5)
     shown.show()
-    assert shown.steps("test/miou_low") == shown.steps("val/miou_high") == [10, 20]
-    assert shown.steps("test/miou") == [10, 20, 30]
-    assert [point.value for point in shown.read().Scalars("test/miou_high")] == [0.75, 0.75]
+    value, low, high = tags.INTERVAL
+    for split in ("val", "test"):
+        # TensorBoard draws no band at all where the three differ in a step.
+        assert [shown.steps(tag, f"eval/{split}") for tag in tags.INTERVAL] == [[10, 20]] * 3
+    assert shown.steps(*MIOU) == [10, 20, 30]
+    assert [point.value for point in shown.read("eval/test").Scalars(high)] == [0.75, 0.75]
     layout = layout_pb2.Layout.FromString(shown.served().Tensors(tags.LAYOUT)[0].tensor_proto.string_val[0])
     charts = [chart for category in layout.category for chart in category.chart]
     bands = [(band.value, band.lower, band.upper) for chart in charts for band in chart.margin.series]
-    assert ("test/miou", "test/miou_low", "test/miou_high") in bands
+    assert bands == [(value, low, high)], "of two, TensorBoard tells of tags that are missing"
 
 
 def test_what_is_unknown_is_no_point(shown):
     shown.run.trains(1, None, verdict="failed")
     shown.run.trains(2, 0.5)
     shown.show()
-    assert shown.steps("test/miou") == [20]
-    assert shown.steps(tags.class_iou("test", "road")) == []
+    assert shown.steps(*MIOU) == [20]
+    assert shown.steps(tags.class_iou("test"), "iou/road") == []
 
 
 def test_the_file_is_of_the_version_in_which_a_restart_purges(shown, tmp_path):
     shown.trains(1)
     shown.board.close()
-    [path] = (tmp_path / "tensorboard" / "eval").iterdir()
-    first, second, *_ = EventFileLoader(str(path)).Load()
-    assert first.file_version == "brain.Event:2"
-    assert second.HasField("session_log")
+    files = [path for path in (tmp_path / "tensorboard").rglob("*") if path.is_file()]
+    assert len(files) == 5, "of words, two splits and two classes"
+    for path in files:
+        first, second, *_ = EventFileLoader(str(path)).Load()
+        assert first.file_version == "brain.Event:2"
+        assert second.HasField("session_log")
 
 
 def test_what_is_recorded_can_be_seen_at_once(shown, tmp_path):
     shown.trains(1)
-    [path] = (tmp_path / "tensorboard" / "eval").iterdir()
-    assert any(value.tag == "test/miou" for event in EventFileLoader(str(path)).Load() for value in event.summary.value)
+    [path] = (tmp_path / "tensorboard" / "eval" / "test").iterdir()
+    assert any(value.tag == MIOU[0] for event in EventFileLoader(str(path)).Load() for value in event.summary.value)
 
 
 def test_after_a_roll_back_no_curve_runs_twice_over_the_same_steps(shown):
@@ -149,15 +155,17 @@ def test_after_a_roll_back_no_curve_runs_twice_over_the_same_steps(shown):
     shown.run.moves(1, 3)
     shown.show()
     shown.trains(2, 3, 4, miou=0.6)
-    points = shown.read().Scalars("test/miou")
-    assert [(point.step, round(point.value, 3)) for point in points] == [(10, 0.5), (20, 0.6), (30, 0.6), (40, 0.6)]
+    for tag, below in (MIOU, (MIOU[0], "eval/val"), (tags.class_iou("test"), "iou/field")):
+        points = [(point.step, round(point.value, 3)) for point in shown.read(below).Scalars(tag)]
+        assert points == [(10, 0.5), (20, 0.6), (30, 0.6), (40, 0.6)]
+        assert shown.steps(tag, below) == [10, 20, 30, 40]
 
 
 def test_a_daemon_that_starts_again_goes_on_with_the_same_curves(shown):
     shown.trains(1, 2)
     shown.restart()
     shown.trains(3)
-    assert shown.steps("test/miou") == [10, 20, 30]
+    assert shown.steps(*MIOU) == [10, 20, 30]
 
 
 def test_a_roll_back_that_is_shown_by_the_next_daemon_purges_too(shown):
@@ -167,7 +175,7 @@ def test_a_roll_back_that_is_shown_by_the_next_daemon_purges_too(shown):
     shown.run.moves(1, 2)
     shown.show()
     shown.trains(2)
-    assert shown.steps("test/miou") == [10, 20]
+    assert shown.steps(*MIOU) == [10, 20]
 
 
 def test_a_score_of_a_superseded_epoch_that_comes_late_is_no_point(shown):
@@ -178,7 +186,7 @@ def test_a_score_of_a_superseded_epoch_that_comes_late_is_no_point(shown):
     shown.run.scores(late, "test", 0.9)
     shown.show()
     shown.trains(2, miou=0.6)
-    assert shown.steps("test/miou") == [10, 20]
+    assert shown.steps(*MIOU) == [10, 20]
 
 
 def test_a_score_that_comes_between_a_roll_back_and_its_moves_is_no_point_either(shown):
@@ -189,7 +197,7 @@ def test_a_score_that_comes_between_a_roll_back_and_its_moves_is_no_point_either
     shown.show()
     shown.run.moves(1, 2)
     shown.trains(2, miou=0.6)
-    assert shown.steps("test/miou") == [10, 20]
+    assert shown.steps(*MIOU) == [10, 20]
 
 
 def test_an_incident_stays_to_be_read_after_the_roll_back_that_it_led_to(shown):
@@ -256,16 +264,74 @@ def test_each_picture_of_a_test_score_is_an_image(shown, tmp_path, name, tag):
 # --- the page that it opens on ---------------------------------------------------------------------------------------
 
 
-def test_every_curve_of_the_page_is_written_by_worker_or_daemon(shown):
-    """A chart whose expression matches no tag is an empty box: a tag was renamed, and the page was not."""
-    shown.trains(1)
+def worker_tags(amp: Amp) -> set[str]:
+    """What a worker writes in this precision."""
+    scale = 65536.0 if amp is Amp.FP16 else None
+    line = Progress(
+        time=0.0,
+        step=1,
+        epoch=1,
+        step_in_epoch=1,
+        loss=0.5,
+        grad_norm=1.0,
+        lr=1e-3,
+        images_per_second=9.0,
+        p99_step_seconds=0.1,
+        amp_scale=scale,
+        skipped_steps=0,
+        memory_mb=1.0,
+    )
+    return {tag for tag, value in points(line, amp).items() if value is not None}
+
+
+@pytest.mark.parametrize("amp", Amp)
+def test_every_curve_of_the_page_is_written_by_worker_or_daemon_and_no_chart_stays_empty(shown, amp):
+    """A chart whose expression matches no tag is an empty box: a tag was renamed, or this run cannot have it."""
+    shown.run.plans(amp=amp)
+    shown.run.trains(1, 0.5, interval=(0.4, 0.6))
     shown.run.suffers(Cause.NAN_LOSS, step=15)
     shown.show()
-    written = [*shown.read().Tags()["scalars"]]
-    written += [value for name, value in vars(tags).items() if name.startswith(("TRAIN_", "AMP_"))]
-    patterns = [tag for category in layout().category for chart in category.chart for tag in chart.multiline.tag]
+    written = worker_tags(amp)
+    for below in ("eval", "eval/val", "eval/test", "iou/field"):
+        written |= set(shown.read(below).Tags()["scalars"])
+    charts = laid_out(shown)
+    patterns = [tag for chart in charts for tag in chart.multiline.tag]
+    patterns += [re.escape(tag) for chart in charts for band in chart.margin.series for tag in (band.value, band.lower)]
     assert len(patterns) >= 12
     assert [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in written)] == []
+    assert any(tags.AMP_SCALE in tag for tag in patterns) == (amp is Amp.FP16)
+
+
+def laid_out(shown) -> list[layout_pb2.Chart]:
+    """The charts of the newest layout, which is the one that TensorBoard takes."""
+    newest = shown.served().Tensors(tags.LAYOUT)[-1]
+    layout = layout_pb2.Layout.FromString(newest.tensor_proto.string_val[0])
+    return [chart for category in layout.category for chart in category.chart]
+
+
+def test_the_charts_of_fp16_come_with_its_first_attempt_and_stay(shown):
+    def has_them() -> bool:
+        return "AMP: loss scale" in [chart.title for chart in laid_out(shown)]
+
+    shown.trains(1)
+    assert not has_them()
+    shown.run.plans(amp=Amp.FP16)
+    shown.show()
+    assert has_them()
+    shown.run.plans(amp=Amp.OFF)
+    shown.show()
+    shown.restart()
+    shown.trains(2)
+    assert has_them()
+
+
+def test_classes_whose_names_look_alike_to_a_disk_have_directories_of_their_own(tmp_path):
+    found = directories(tmp_path, 2, ["road/paved", "road paved", "道路", "..", "x" * 300])
+    names = [str(place.relative_to(tmp_path)) for place in found.values()]
+    assert names == [
+        *("eval-2", "eval-2/val", "eval-2/test"),
+        *("iou-2/road_paved", "iou-2/road_paved-2", "iou-2/道路", "iou-2/_", f"iou-2/{'x' * 60}"),
+    ]
 
 
 def needle(shown) -> list[tuple[int, float]]:
@@ -304,7 +370,7 @@ def test_needles_stand_in_order_whatever_comes_after_a_roll_back(shown, second, 
     shown.run.suffers(Cause.NAN_LOSS, step=second)
     shown.show()
     assert needle(shown) == points
-    assert shown.steps("test/miou") == [10]
+    assert shown.steps(*MIOU) == [10]
 
 
 def test_an_incident_that_is_told_late_leaves_the_scores_in_order(shown):
@@ -313,7 +379,7 @@ def test_an_incident_that_is_told_late_leaves_the_scores_in_order(shown):
     shown.show()
     shown.trains(3)
     assert needle(shown) == [(11, 0), (12, 1), (13, 0)]
-    assert shown.steps("test/miou") == [10, 20, 30]
+    assert shown.steps(*MIOU) == [10, 20, 30]
 
 
 def test_an_incident_that_a_killed_daemon_may_have_shown_is_one_needle_and_one_text(shown):
@@ -326,84 +392,24 @@ def test_an_incident_that_a_killed_daemon_may_have_shown_is_one_needle_and_one_t
     assert shown.steps(tags.INCIDENTS) == [15]
 
 
-# --- a session for each attempt ---------------------------------------------------------------------------------------
-
-
-def session(run_dir: Path, attempt: int) -> tuple[dict[str, object], list[tuple[int, float]], int | None]:
-    """As TensorBoard's server reads it: what the attempt was given, its best test mIoU by step, how it ended."""
-    found = ServerAccumulator(str(run_dir / "tensorboard" / "attempts" / f"{attempt:03d}")).Reload()
-
-    def content(tag: str) -> plugin_data_pb2.HParamsPluginData:
-        told = found.SummaryMetadata(tag).plugin_data.content
-        return plugin_data_pb2.HParamsPluginData.FromString(told)
-
-    names = found.Tags()["tensors"]
-    given = content(metadata.SESSION_START_INFO_TAG).session_start_info.hparams
-    best = tags.attempt_best("test")
-    points = (
-        [(p.step, round(make_ndarray(p.tensor_proto).item(), 2)) for p in found.Tensors(best)] if best in names else []
-    )
-    ended = metadata.SESSION_END_INFO_TAG
-    status = content(ended).session_end_info.status if ended in names else None
-    return {name: value.number_value or value.string_value for name, value in given.items()}, points, status
-
-
-def test_an_attempt_is_a_session_with_what_it_was_given_and_the_best_it_came_to(tmp_path, a_run):
-    run = a_run()
-    board = AttemptsBoard(tmp_path, run.history)
-    steps = [
-        run.begins,
-        lambda: run.trains(1, 0.5),
-        lambda: run.trains(2, 0.3),
-        lambda: run.ends(Outcome.UNSTABLE),
-        lambda: run.plans(lr=5e-4, amp="bf16", remedy="lower-lr", resume_epoch=2),
-        lambda: run.trains(3, 0.6),
-    ]
-    for step in steps:
-        told = len(run.told)
-        step()
-        for moment, event in run.told[told:]:
-            board.handle(moment, event)
-    board.close()
-    given, points, status = session(tmp_path, 1)
-    assert (given["lr"], given["AMP"], given["batch size"]) == (1e-3, "off", 4)
-    assert points == [(10, 0.5), (20, 0.5)]
-    assert status == api_pb2.STATUS_FAILURE
-    given, points, status = session(tmp_path, 2)
-    assert (given["lr"], given["AMP"], given["remedy"], given["from epoch"]) == (5e-4, "bf16", "lower-lr", 2)
-    assert (points, status) == ([(30, 0.6)], None)
-
-
-def test_a_session_that_is_told_again_has_no_point_twice(tmp_path, a_run):
-    run = a_run()
-    run.begins()
-    run.trains(1, 0.5)
-    run.trains(2, 0.6)
-    for _ in range(2):
-        board = AttemptsBoard(tmp_path, run.history)
-        board.catch_up(run.told[-2:])
-        board.close()
-    assert session(tmp_path, 1)[1] == [(10, 0.5), (20, 0.6)]
-
-
-def test_every_tag_that_is_written_is_of_the_list(shown, tmp_path):
+def test_every_tag_that_is_written_is_of_the_list(shown):
     shown.trains(1)
     shown.run.suffers(Cause.NAN_LOSS)
     shown.run.plans(resume_step=10)
     shown.show()
     known = {tags.INCIDENTS, tags.INCIDENT_MARK, tags.ALERTS, tags.ATTEMPT, tags.OVERLAYS, tags.LAYOUT}
-    for split in ("val", "test"):
-        known |= {tags.evaluation(split, figure) for figure in tags.EVALUATION}
-        known |= {tags.epoch(split)} | {tags.class_iou(split, name) for name in ("field", "road")}
-    found = shown.read().Tags()
-    assert set(found["scalars"]) | set(found["tensors"]) <= known
+    scores = {tags.evaluation(figure) for figure in tags.EVALUATION} | {tags.EPOCH}
+    classes = {tags.class_iou(split) for split in ("val", "test")}
+    for below, those in {"eval": known, "eval/val": scores, "eval/test": scores, "iou/road": classes}.items():
+        found = shown.read(below).Tags()
+        assert set(found["scalars"]) | set(found["tensors"]) <= those
 
 
 def test_a_disk_that_refuses_costs_one_fact_and_no_more(shown, monkeypatch):
     shown.trains(1)
     writer = shown.board._writer
 
-    def refuse(_event: object) -> None:
+    def refuse(_event: object, _key: str) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer, "add_event", refuse)
@@ -412,7 +418,7 @@ def test_a_disk_that_refuses_costs_one_fact_and_no_more(shown, monkeypatch):
         shown.board.handle(*shown.run.told[-1])
     shown._shown = len(shown.run.told)
     shown.trains(3)
-    assert shown.steps("test/miou") == [10, 30]
+    assert shown.steps(*MIOU) == [10, 30]
 
 
 def test_what_a_killed_daemon_may_have_shown_is_shown_once(shown):
@@ -422,9 +428,8 @@ def test_what_a_killed_daemon_may_have_shown_is_shown_once(shown):
     shown.restart()
     shown.board.catch_up(doubtful)
     shown.trains(4)
-    steps = shown.steps(tags.evaluation("test", "miou"))
-    assert len(steps) == len(set(steps)) == 4
-    assert len(shown.steps(tags.evaluation("val", "miou"))) == 4
+    for tag, below in (MIOU, (MIOU[0], "eval/val"), (tags.class_iou("val"), "iou/field")):
+        assert shown.steps(tag, below) == [10, 20, 30, 40]
 
 
 # --- files that were changed ---------------------------------------------------------------------------------------
@@ -450,11 +455,11 @@ def on_other_files(shown, *, told: bool = True) -> None:
 
 def curves(shown, directory: str) -> dict[str, list[tuple[int, float]]]:
     shown.board.close()
-    found = EventAccumulator(str(shown.run_dir / "tensorboard" / directory)).Reload()
-    return {
-        split: [(point.step, round(point.value, 2)) for point in found.Scalars(tags.evaluation(split, "miou"))]
-        for split in ("val", "test")
-    }
+    found = {}
+    for split in ("val", "test"):
+        points = shown.read(f"{directory}/{split}").Scalars(tags.evaluation("miou"))
+        found[split] = [(point.step, round(point.value, 2)) for point in points]
+    return found
 
 
 OLD = {"val": [(10, 0.8), (20, 0.8)], "test": [(10, 0.8), (20, 0.8)]}

@@ -65,19 +65,19 @@ def a_shown_run(run_dir: Path, run) -> None:
 
     run.begins(names=("field", "road"))
     for epoch in range(1, 6):
-        run.trains(epoch, 0.1 * epoch, interval=(0.1 * epoch - 0.05, 0.1 * epoch + 0.05))
+        run.trains(epoch, 0.1 * epoch, 0.09 * epoch, interval=(0.1 * epoch - 0.05, 0.1 * epoch + 0.05))
         show()
     run.suffers(Cause.NAN_LOSS, step=55, epoch=6)
     run.plans(resume_step=50, incident=1, lr=5e-4, remedy="lower-lr")
     for epoch in range(6, 13):
-        run.trains(epoch, 0.4 + 0.02 * epoch, interval=(0.35 + 0.02 * epoch, 0.45 + 0.02 * epoch))
+        run.trains(epoch, 0.4 + 0.02 * epoch, 0.36 + 0.02 * epoch, interval=(0.35 + 0.02 * epoch, 0.45 + 0.02 * epoch))
         show()
     for board in boards:
         board.close()
     curves = Curves(run_dir / "tensorboard" / "train", from_step=0)
     for step in range(1, 121):
         values = {tags.TRAIN_LOSS: 2 / step, tags.TRAIN_LR: 1e-3, tags.TRAIN_IMAGES_PER_SECOND: 9.0}
-        curves.write(step, {**values, tags.AMP_SKIPPED_STEPS: 0.0})
+        curves.write(step, {**values, tags.TRAIN_GRAD_NORM: 1.0, tags.TRAIN_AMP: 0.0})
     curves.close()
 
 
@@ -99,9 +99,15 @@ def test_tensorboard_opens_on_our_charts_with_curves_in_them_and_ends_with_its_d
         assert address(port) in said[0]
         wait_until(port, serves=True)
         browser.open(address(port))
-        text = browser.waits_for(*(chart.title for category in layout().category for chart in category.chart))
+        text = browser.waits_for(
+            *(chart.title for category in layout(scaled=False).category for chart in category.chart)
+        )
         assert "Matches (3)" in text, "val, test and the needle of the incident in the first chart"
-        assert browser.curves(10) >= 10
+        assert "Missing Tags" not in text
+        assert browser.curves(12) >= 12
+        colours = browser.colours()
+        assert [len(of_chart) for of_chart in colours[:2]] == [3, 2], "the needle, val and test"
+        assert all(colours), "a chart is empty"
         browser.screenshot(seen)
         browser.open(f"http://127.0.0.1:{port}/#hparams")
         browser.waits_for("attempt/best_test_miou", "lower-lr")
