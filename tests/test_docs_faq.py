@@ -8,7 +8,8 @@ import pytest
 from segwatch.daemon.memory_checks import need_of
 from segwatch.daemon.rules import RISKY_MOMENTUM
 from segwatch.daemon.verdict import HEALTHY_COURSE
-from segwatch.trainer.footprint import ALLOCATOR_SHARE, ON_A_GPU_BYTES, Network
+from segwatch.trainer.config import Amp
+from segwatch.trainer.footprint import ALLOCATOR_SHARE, ON_A_GPU_BYTES, Network, Training
 
 from .conftest import REPOSITORY
 from .daemon.test_doctor import FRAMES, config_of
@@ -49,6 +50,17 @@ def memory_table() -> str:
 def test_the_memory_table_is_what_the_doctor_reckons():
     found = PAGE.split("<!-- memory: begin -->\n")[1].split("\n<!-- memory: end -->")[0]
     assert found == memory_table()
+
+
+def test_the_page_on_the_arithmetic_has_the_figures_of_the_formula():
+    table = (REPOSITORY / "docs" / "decisions" / "0020-memory-by-arithmetic.md").read_text()
+    settings = [(channels, amp) for channels in (64, 32) for amp in (Amp.OFF, Amp.BF16)]
+    trainings = [Training(Network(channels, 14), 4, 1024, 1224, amp=amp) for channels, amp in settings]
+    tensors = " | ".join(f"{training.peak_bytes / 1e9:.1f} GB" for training in trainings)
+    on_a_gpu = " | ".join(f"{training.on_a_gpu_bytes / 1e9:.1f} GB" for training in trainings)
+    loss = " | ".join(f"{training._loss_bytes / 1e9:.1f} GB" for training in trainings)
+    for row in (f"| tensors | {tensors} |", f"0.6 GB and 8 % | {on_a_gpu} |", f"target | {loss} |"):
+        assert row in table
 
 
 def test_what_it_says_of_the_rule_that_goes_round_is_what_the_table_says():
