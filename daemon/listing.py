@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,11 @@ from .store import EVENTS
 from .words import percent
 
 COLUMNS = ("run", "state", "health", "epoch", "best test mIoU", "at epoch", "last fact", "firing")
+LEAST_FIRST = ("at epoch", "last fact", "firing", "epoch", "health", "best test mIoU")
+"""What goes first where the terminal is narrow."""
+FOLDED = {"run": 20, "firing": 16}
+"""Columns that go on in the next line, and the width that they keep at least where they need it."""
+GAP = 2
 WORDS = frozenset({"run", "state", "health", "firing"})
 
 
@@ -66,12 +72,31 @@ def show(rows: Sequence[dict[str, Any]], runs_dir: Path, console: Console) -> No
         words = f"no run in {one_line(str(runs_dir))}: `segwatch run run.toml` begins one"
         console.print(words, soft_wrap=True, highlight=False, markup=False)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=column != "firing")
-    for cells in _cells(rows, time.time()):
-        table.add_row(*cells)
+    lines = [dict(zip(COLUMNS, cells, strict=True)) for cells in _cells(rows, time.time())]
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    kept = _kept(lines, console.width)
+    for column in kept:
+        justify: Literal["left", "right"] = "left" if column in WORDS else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in FOLDED, overflow="fold")
+    for line in lines:
+        table.add_row(*(line[column] for column in kept))
     console.print(table)
+
+
+def _kept(lines: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns that fit, without the least important ones: a run that cannot be told by its name is no use."""
+    kept = list(COLUMNS)
+    for column in LEAST_FIRST:
+        if sum(_least(name, lines) + GAP for name in kept) - GAP <= width:
+            break
+        kept.remove(column)
+    return kept
+
+
+def _least(column: str, lines: Sequence[Mapping[str, str]]) -> int:
+    """Terminal columns that it takes at least."""
+    longest = max(cell_len(text) for text in (column, *(line[column] for line in lines)))
+    return min(longest, FOLDED.get(column, longest))
 
 
 def _cells(rows: Sequence[dict[str, Any]], now: float) -> Iterator[tuple[str, ...]]:

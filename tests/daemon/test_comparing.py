@@ -197,6 +197,25 @@ def test_the_list_has_a_line_for_each_run_the_one_that_spoke_last_first(runs):
     assert lines[2].split()[:6] == ["old", "finished", "healthy", "2/9", "50.00", "%"]
 
 
+@pytest.mark.parametrize("width", [30, 50, 60, 80, 100])
+def test_in_a_narrow_terminal_names_are_whole_and_what_matters_least_is_left_out(tmp_path, width):
+    names = ["night-1", "unet64-dubai-scale05-lr1e4-bf16-seed3"]
+    row = {"state": "interrupted", "health": "degraded", "epoch": 12, "epochs": 100, "best": 0.5, "best_epoch": 7}
+    rows = [{**row, "name": name, "last_fact": None, "firing": ["miou-stall", "needs-debugging"]} for name in names]
+    stream = io.StringIO()
+    listing.show(rows, tmp_path, Console(file=stream, width=width))
+    head, *lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    first = "".join(line.split()[0] for line in lines if not line.startswith((" ", "night")))
+    assert first == names[1]
+    assert all(column in head for column in ("run", "state"))
+    assert ("best test mIoU" in head) == (width > 30)
+    assert ("firing" in head) == (width >= 100)
+    assert "at epoch" not in head
+    assert "night-1  " in lines[0]
+
+
 def test_a_run_that_cannot_be_read_hides_no_other(runs):
     runs.tell(runs.make("good"), miou=0.5)
     (runs.make("bad").path / "events.jsonl").unlink(missing_ok=True)
