@@ -18,13 +18,14 @@ from .alerts import duration
 from .events import AlertChanged, AlertState, Event, GaveUp, IncidentOpened, RunFinished
 from .history import History
 from .recording import Fact
+from .spans import stamp
 from .terminal import Terminal as Terminal  # noqa: PLC0414 - who shows a run knows both from here
 from .terminal import nobody_may_look as nobody_may_look  # noqa: PLC0414
 from .words import figure, sentence
 
 
 class PlainScreen:
-    """One line per event, with the time: for a log file, a pipe, systemd."""
+    """One line per event, with the time: for a log file, a pipe, systemd. UTC, as in everything else that is kept."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -48,7 +49,9 @@ class PlainScreen:
 
     def _line(self, moment: float | None, words: str) -> None:
         with nobody_may_look():
-            self._console.print(f"{_clock(moment)} {one_line(words)}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{_moment(self._console, moment)} {one_line(words)}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 class LiveScreen:
@@ -167,6 +170,11 @@ def _style(event: Event) -> str:
             return "bold green"
         case _:
             return ""
+
+
+def _moment(console: Console, moment: float | None) -> str:
+    """What somebody looks at has the time of day; what is kept says which day, and where it was so late."""
+    return _clock(moment) if console.is_terminal else stamp(moment)
 
 
 def _clock(moment: float | None) -> str:

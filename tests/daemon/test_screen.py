@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+from datetime import UTC, datetime
 
+import pytest
 from rich.console import Console
 from segwatch.daemon.events import (
     AttemptPlanned,
@@ -91,6 +94,17 @@ def test_plain_lines_carry_markup_and_names_as_they_are():
     assert first.endswith("epoch 3 committed (step 30)")
     assert "[DRILL crash@4]" in second
     assert second.endswith("[red]KeyError[/red]: 'x'")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shape"), [(False, r"2026-11-22T03:00:01Z epoch 3 .*\n"), (True, r"\d\d:\d\d:01 epoch 3 .*\n")]
+)
+def test_what_is_kept_says_the_day_in_utc_and_a_terminal_the_time_of_day(terminal, shape):
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
+    committed = EpochCommitted(attempt=1, epoch=3, step=30, manifest="m", sha256="s", finite=True)
+    moment = datetime(2026, 11, 22, 3, 0, 1, tzinfo=UTC).timestamp()
+    PlainScreen(console).handle(moment, committed)
+    assert re.fullmatch(shape, console.file.getvalue())
 
 
 class Gone(io.StringIO):
