@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import cli_alerts, cli_living, cli_setup, reporting, using
-from .cli_options import Json, RunArgument, RunsDir
+from .cli_options import Json, RunArgument, RunMeant, RunsDir
 from .cli_options import console as _console
 from .cli_options import found as _run
 from .cli_options import print_json as _print_json
@@ -286,7 +286,7 @@ def why(
 
 @app.command(short_help="Repeat the diagnosis of an incident, and look on.")
 def replay(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")],
+    run: RunMeant,
     number: Annotated[int, typer.Argument(metavar="N", help="Which incident.", min=1)],
     *,
     runs_dir: RunsDir = Path("runs"),

@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Json, RunArgument, RunsDir, console, found, print_json
+from .cli_options import Json, RunArgument, RunMeant, RunsDir, console, found, print_json
 from .spans import parse_since, parse_span
 
-RunMeant = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.")]
 SEVERITIES = ("info", "warning", "critical")
 
 

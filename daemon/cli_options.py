@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
     from .rundir import RunDir
 
+RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
 RunArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="RUN",
-        help="A run's directory, or its name below --runs-dir; without it, the newest run.",
-        show_default=False,
-        autocompletion=run_names,
-    ),
+    Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=run_names)
 ]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=run_names)
+]
+RunMeant = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run's directory, or its name below --runs-dir.", autocompletion=run_names),
+]
+"""Where the newest run is not meant by itself."""
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
 

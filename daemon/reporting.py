@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_options import RunArgument, RunsDir
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from .rundir import RunDir
-
-RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
-RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 
 Board = Annotated[
     bool, typer.Option("--tensorboard", help="Serve TensorBoard on 127.0.0.1 while the run is watched, port 6006.")

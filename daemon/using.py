@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from .cli_options import Json, RunArgument, RunOption, RunsDir
+
 By = Annotated[
     Literal["val", "test"] | None,
     typer.Option("--by", help="The best epoch by val or by test; by test without it.", show_default=False),
@@ -24,11 +26,6 @@ File = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
-Json = Annotated[bool, typer.Option("--json", help="Strict JSON for other programs.")]
-RUN_HELP = "A run's directory, or its name below --runs-dir; without it, the newest run."
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="RUN", help=RUN_HELP, show_default=False)]
-RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, and directories of images.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the results go.")]
 Flips = Annotated[

@@ -133,6 +133,8 @@ def test_the_shell_completes_commands_options_and_runs(tmp_path, monkeypatch):
     assert sorted(completed("segwatch status n", tmp_path, monkeypatch)) == ["night-1", "night-2"]
     assert completed("segwatch compare night-1 d", tmp_path, monkeypatch) == ["day"]
     assert completed("segwatch status n", tmp_path / "runs", monkeypatch) == []
+    for command in ("report", "export", "ack", "replay", "silence", "predict images --run", "evaluate", "stop", "why"):
+        assert completed(f"segwatch {command} d", tmp_path, monkeypatch) == ["day"], command
 
 
 # --- a test message ------------------------------------------------------------------------------------------------
