@@ -5,6 +5,7 @@ Reads only, never waits for a lock and imports no models as long as glance.json 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,10 @@ JOURNAL_TAIL_BYTES = 64 << 10
 CATCH_UP_SECONDS = 0.25
 """A daemon that lives writes glance.json within a look: worth this wait, before thousands of facts are read."""
 POLL_SECONDS = 0.02
-GPU_SECONDS = 0.2
+GPU_SECONDS = 3.0
+"""Without persistence mode the driver wakes up for each question, which takes a second or two."""
+LAST_SECONDS = 1.0
+"""For a program that was killed to be gone."""
 SIBLINGS = 20
 """Earlier runs of the same directory that are looked at, the newest ones."""
 FIGURES = ("step", "epoch", "step_in_epoch", "loss", "lr", "images_per_second", "skipped_steps", "memory_mb", "time")
@@ -83,8 +87,11 @@ class Looker:
         alive = holder is not None and holder.purpose == "watch" and holder.alive() is not False
         figures = self._figures(someone_writes=holder is not None and holder.alive() is True)
         attempt = figures["attempt"]
-        progress, phase = _journal(run.path, attempt["number"]) if attempt else (None, None)
         worker_alive = _lives(attempt and attempt["worker"])
+        # The slowest to answer is asked first: all the rest is read meanwhile.
+        asked = _ask_gpus(attempt["device"]) if worker_alive and not self._alone else None
+        progress, phase = _journal(run.path, attempt["number"]) if attempt else (None, None)
+        siblings = {} if self._alone else dict(_siblings(run.path, figures))
         return Sight(
             run=run,
             figures=figures,
@@ -93,10 +100,10 @@ class Looker:
             daemon_alive=alive and figures["stopped"] is None,  # one on another host is taken at its word
             worker_alive=worker_alive,
             replaying=_is_replayed(run.path, figures["undiagnosed"]),
-            gpus=_gpus(attempt["device"]) if worker_alive and not self._alone else None,
-            siblings={} if self._alone else dict(_siblings(run.path, figures)),
+            siblings=siblings,
             wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],
             again=going_on.command(run),
+            gpus=_answer(asked),
         )
 
     def _figures(self, *, someone_writes: bool) -> dict[str, Any]:
@@ -187,24 +194,38 @@ def _glanced(run_dir: Path) -> float | None:
         return None
 
 
-def _gpus(device: str | None) -> list[dict[str, Any]] | None:
-    """What nvidia-smi says within the time that it is given, of every GPU that this process may see."""
+def _ask_gpus(device: str | None) -> subprocess.Popen[str] | None:
+    """nvidia-smi, on its way to say how every GPU is that this process may see; `None` where no GPU is used."""
     if device is None or not device.startswith("cuda") or shutil.which("nvidia-smi") is None:
         return None
     query = "--query-gpu=index,name,memory.used,memory.total,utilization.gpu"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    chosen = ["-i", visible] if visible else []
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *(["-i", visible] if visible else [])]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits", *chosen],
-            capture_output=True,
-            text=True,
-            timeout=GPU_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):  # slow, gone or failing: then the journal's figure is what there is
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return None
-    return [gpu for line in done.stdout.splitlines() if (gpu := _gpu(line)) is not None]
+
+
+def _answer(asked: subprocess.Popen[str] | None) -> list[dict[str, Any]] | None:
+    """What it says in time; slow, gone or failing: then the journal's figure is what there is."""
+    if asked is None:
+        return None
+    try:
+        said, _ = asked.communicate(timeout=GPU_SECONDS)
+    except subprocess.TimeoutExpired:
+        _give_up(asked)
+        return None
+    return [gpu for line in said.splitlines() if (gpu := _gpu(line)) is not None] if asked.returncode == 0 else None
+
+
+def _give_up(asked: subprocess.Popen[str]) -> None:
+    """Kill it, and wait a moment at most: behind a GPU that is gone it cannot even be killed."""
+    asked.kill()
+    assert asked.stdout is not None
+    asked.stdout.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        asked.wait(LAST_SECONDS)
 
 
 def _gpu(line: str) -> dict[str, Any] | None:

@@ -314,13 +314,17 @@ def test_earlier_runs_with_the_same_classes_are_found_and_no_others(tmp_path, ru
     assert looking.look_at(run).siblings == {"earlier": [[1, 0.4]]}
 
 
-def test_a_gpu_is_asked_only_where_one_is_used_and_never_waited_for(tmp_path, monkeypatch):
+def gpus(device: str) -> list[dict[str, object]] | None:
+    return looking._answer(looking._ask_gpus(device))
+
+
+def test_a_gpu_is_asked_only_where_one_is_used_and_not_waited_for_for_ever(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '0, NVIDIA H100, 1024, 81559, 97'\necho '1, Old, [N/A], 100, [N/A]'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(looking, "GPU_SECONDS", 20.0)
-    first, second = looking._gpus("cuda:0")
+    first, second = gpus("cuda:0")
     assert first == {
         "index": "0",
         "name": "NVIDIA H100",
@@ -329,13 +333,29 @@ def test_a_gpu_is_asked_only_where_one_is_used_and_never_waited_for(tmp_path, mo
         "utilisation_percent": 97.0,
     }
     assert (second["memory_used_mb"], second["utilisation_percent"]) == (None, None)
-    assert looking._gpus("cpu") is None
+    assert gpus("cpu") is None
     tool.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(looking, "GPU_SECONDS", 0.05)
-    assert looking._gpus("cuda:0") is None
+    assert gpus("cuda:0") is None
     tool.write_text("#!/bin/sh\nexit 9\n")
     monkeypatch.setattr(looking, "GPU_SECONDS", 20.0)
-    assert looking._gpus("cuda:0") is None
+    assert gpus("cuda:0") is None
+
+
+def test_the_gpu_is_asked_before_the_rest_is_read_and_heard_after_it(run, story, monkeypatch):
+    """It may take two seconds to wake up, which nobody has to wait for twice."""
+    order: list[str] = []
+    record(run, story)
+    monkeypatch.setattr(looking, "_lives", lambda _worker: True)
+    monkeypatch.setattr(looking, "_ask_gpus", lambda _device: order.append("asked"))
+    monkeypatch.setattr(looking, "_answer", lambda _asked: order.append("heard"))
+    for name in ("_journal", "_siblings", "waiting"):
+        real = getattr(looking, name)
+        monkeypatch.setattr(looking, name, lambda *given, n=name, real=real: (order.append(n), real(*given))[1])
+    looking.look_at(run)
+    assert (order[0], order[-1]) == ("asked", "heard")
+    assert {"_journal", "_siblings", "waiting"} < set(order)
+    assert looking.GPU_SECONDS >= 2
 
 
 def test_an_epoch_of_an_older_release_is_no_trouble(run, story):
