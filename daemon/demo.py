@@ -64,7 +64,7 @@ def run_demo(directory: Path, console: Console) -> int:
         console.print(
             f"\nLook at it:   tensorboard --logdir {run}/tensorboard   (then open http://localhost:6006)\n"
             f"Read on:      segwatch status {run} · segwatch alerts {run} · segwatch best {run}\n"
-            f"Your data:    copy {source}, point it at your images and masks, then `segwatch audit`, `segwatch run`",
+            f"Your data:    segwatch init DIR   (writes a careful run.toml for it; {source} is tuned to these scenes)",
             soft_wrap=True,
             highlight=False,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from segwatch.daemon import doctor, next_steps, report, status_view, verdict
+from segwatch.daemon import demo, doctor, next_steps, report, status_view, verdict
 from segwatch.daemon.check import ok
 from segwatch.daemon.events import Event, GaveUp, RunFinished
 from segwatch.daemon.json_lines import JsonConsole
@@ -133,3 +133,13 @@ def test_doctor_sends_nobody_to_train_on_data_that_nobody_has_looked_at(here):
     first, second = console.file.getvalue().split("Ready. Next:\n")[1:]
     assert first.split("\n")[:2] == ["  segwatch audit run.toml", "  segwatch run run.toml"]
     assert second == "  segwatch run run.toml\n"
+
+
+def test_the_demo_sends_nobody_on_with_the_settings_of_its_scenes(here, monkeypatch):
+    monkeypatch.setattr(demo, "run_job", lambda *_given, **_more: 0)
+    monkeypatch.setattr(demo, "write_scenes", lambda place, **_more: place.mkdir())
+    console = Console(file=io.StringIO(), width=80)
+    assert demo.run_demo(here / "demo", console) == 0
+    _, _, said = console.file.getvalue().partition("Your data:")
+    assert said.split()[:3] == ["segwatch", "init", "DIR"]
+    assert "copy" not in said
