@@ -168,8 +168,8 @@ HEAD = """\
 # A tour: from a folder of tiles to a report
 
 Every screen below is one that segwatch printed, 100 columns wide, kept by `make tour`; a test walks the same way and
-compares its commands with this page. Only the first command comes from elsewhere: each of the others was copied from
-the end of the screen before.
+compares its screens with this page, figures and times aside. Only the first command comes from elsewhere: each of the
+others was copied from the end of the screen before.
 
 The folder, `{home}`, holds 72 aerial tiles and their masks as they were published ("Semantic segmentation of aerial
 imagery", Humans in the Loop and the Mohammed Bin Rashid Space Centre), in `images/` and `masks/` with `train`, `val`
@@ -218,6 +218,40 @@ def page(screens: Sequence[Screen]) -> str:
 def commands_of(text: str) -> list[str]:
     """The commands of a page, in their order."""
     return re.findall(r"^\$ (segwatch .*)$", text, flags=re.MULTILINE)
+
+
+def screens_of(text: str) -> dict[str, str]:
+    """The screens of a page by their commands."""
+    found = re.findall(r"^(`{3,4})console\n\$ (segwatch [^\n]*)\n(.*?)\n\1$", text, flags=re.MULTILINE | re.DOTALL)
+    return {command: screen for _, command, screen in found}
+
+
+SHAPES = (
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:Z| UTC)", "TIME"),
+    (r"[-+]?\d[\d.,]*(?:e-?\d+)?", "#"),
+    (r"# (?:s|min|h|MB|GB)\b", "#"),
+    (r"(?:# )+#", "#"),  # 1 min 20 s
+    (r"[▁-█]+", "~"),
+    (r"(?:better than|worse than|no sure difference from) epoch", "... epoch"),
+    (r"best (?:test\+val|val|test)$", "best"),
+    # What depends on the machine keeps its name, and what depends on how well it trained.
+    (r"^(?:ok|warn|FAIL) +(gpu|memory|file system|file events|reading|clock)\b.*", r"\1"),
+    (r"^(trend|compared|grade|gap:|read #) .*", r"\1"),
+    (r"^ +-> (?:train where there is one|this would fit: .*|copy the data .*)$", ""),
+    (r"^TIME ALERT \w+ (?!.*\bnan-loss\b).*", ""),  # a machine that is busy with others is slow
+)
+"""What of a line differs from one walk to the next, and what stands for it."""
+
+
+def shapes(screen: str) -> set[str]:
+    """Its lines without what differs from walk to walk; without their order, since two processes write at once."""
+    return {_shape(line) for line in screen.splitlines()} - {""}
+
+
+def _shape(line: str) -> str:
+    for pattern, instead in SHAPES:
+        line = re.sub(pattern, instead, line)
+    return " ".join(line.split())
 
 
 def write(tiles: Path) -> None:

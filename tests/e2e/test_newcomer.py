@@ -25,6 +25,8 @@ from .newcomer import (
     Screen,
     commands_of,
     copied,
+    screens_of,
+    shapes,
 )
 
 pytestmark = pytest.mark.timeout(900)  # ten commands and a training, on a machine that may be busy with others
@@ -127,6 +129,17 @@ def test_the_tour_shows_these_commands_in_this_order(walk: Walk, page: str) -> N
     assert commands_of(page) == [screen.command for screen in walk.screens.values()], "run `make tour`"
 
 
+@pytest.mark.e2e
+def test_the_tour_shows_what_is_printed_figures_and_times_aside(walk: Walk, page: str) -> None:
+    kept = screens_of(page)
+    differ = {}
+    for screen in walk.screens.values():
+        on_page, now = shapes(kept[screen.command]), shapes(screen.text)
+        if on_page != now:
+            differ[screen.step.verb] = {"page": sorted(on_page - now), "now": sorted(now - on_page)}
+    assert differ == {}, "run `make tour`"
+
+
 # --- the page, without the tiles ------------------------------------------------------------------------------------
 
 
@@ -158,6 +171,34 @@ def test_the_pictures_of_the_tour_are_there_and_small(page: str) -> None:
     shown = re.findall(r"\]\(pictures/([^)]+)\)", page)
     assert sorted(shown) == sorted(name for _, name, _ in KEPT.values())
     assert [name for name in shown if not 0 < (PICTURES / name).stat().st_size < LARGEST_PICTURE_BYTES] == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "now", "same"),
+    [
+        ("2026-11-23T02:57:32Z epoch 1 val : mIoU 7.71 %", "2027-01-02T03:04:05Z epoch 1 val : mIoU 12.3 %", True),
+        ("epoch 1 committed\nepoch 1 val", "epoch 1 val\nepoch 1 committed", True),
+        ("read 34 MB in 4.9 s (15 pairs/s, 2 threads)", "read 34 MB in 2 s (40 pairs/s, 4 processes)", True),
+        ("over after 36 s", "over after 1 min 06 s", True),
+        ("ok    memory   6.4 GB free", "warn  memory   1.2 GB free\n               -> this would fit: less", True),
+        ("trend         ▁▃█ rising: +7.0 points", "trend         ▃▃ flat", True),
+        ("ok    tensorboard    port 6006 is free", "ok    tensorboard    port 6006 of 127.0.0.1 is free", False),
+        (
+            "state   finished, since 2026-11-23T02:59:01Z (6 s)",
+            "state   ended, since 2026-11-23T02:59:01Z (6 s)",
+            False,
+        ),
+        ("ok    gpu   x\nok    disk  y", "ok    disk  y", False),
+        ("[data]\n  tile1", "run.toml, line 4, data\n  tile1", False),
+    ],
+)
+def test_a_screen_is_told_from_another_by_its_words_not_by_its_figures(kept: str, now: str, *, same: bool) -> None:
+    assert (shapes(kept) == shapes(now)) == same
+
+
+def test_the_screens_of_a_page_are_found_by_their_commands(page: str) -> None:
+    assert list(screens_of(page)) == commands_of(page)
+    assert "    evidence  attempt 1" in screens_of(page)["segwatch alerts runs/run"]
 
 
 def test_a_screen_that_does_not_say_how_to_go_on_breaks_the_way() -> None:
