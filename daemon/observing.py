@@ -13,7 +13,7 @@ from ..errors import CorruptCheckpointError
 from ..trainer.contract import Cause, DrillLine, JournalLine, Phase, Progress, Started, Trouble
 from . import rollback
 from .events import AttemptStarted, DrillFired, EpochCommitted, EpochMoved, Evidence, Outcome
-from .farewell import Condemned
+from .farewell import Condemned, noted_condemned
 from .history import History
 from .incidents import open_incident
 from .recording import Recorder
@@ -120,6 +120,16 @@ class Observer:
             what = ", ".join(f"{name} {got[name]} instead of {wanted[name]}" for name in wrong)
             message = f"the worker runs with {what}: its settings failed"
             worker.condemn(Condemned(Outcome.REMEDY_FAILED, Cause.WORKER_CRASHED, message, got), self._recorder.note)
+
+    def finds_condemned(self, worker: Worker) -> bool:
+        """Whether it is ended for what an earlier daemon has found, or did not live to look at."""
+        why = noted_condemned(self._recorder.noted, worker.attempt)
+        started = self.history.attempt(worker.attempt).started
+        if why is not None:
+            worker.condemn(why, self._recorder.note, stacks=why.outcome is Outcome.HUNG)
+        elif started is not None:
+            self.check_echo(worker, started)
+        return worker.condemned is not None
 
     def find_moved(self) -> None:
         """Moves that a daemon made and did not live to record."""

@@ -45,7 +45,7 @@ from .events import (
     RescoreWanted,
     RunFinished,
 )
-from .farewell import Condemned, noted_condemned
+from .farewell import Condemned
 from .history import History
 from .inbox import (
     DiagnosisExited,
@@ -229,7 +229,7 @@ class Supervisor:
             self._answers.go_on_after(attempt, attempt.ended)
         elif (identity := running_worker(self._run.path, attempt, self._lock)) is not None:
             self._adopt(attempt, identity)
-        elif not (self._lock.free() or self._left_after_all()):
+        elif not self._nobody_is_left():
             raise SegwatchError(
                 "worker.lock is held, but not by a worker of this run that can be found",
                 where=self._run.path / WORKER_LOCK,
@@ -245,25 +245,17 @@ class Supervisor:
             self._recorder.record(spawned_as(attempt.number, identity))
         self._worker = self._watched(spec, identity)
         self._worker.tell_its_end(self._inbox)
-        if not self._is_condemned_again(self._worker) and (
+        if not self._observer.finds_condemned(self._worker) and (
             self._trials.parts(attempt.number) or self._worker.asked_before  # and whether it heard that, nobody knows
         ):
             self._parting = True
             self._worker.ask_to_stop()
         self._screen.say(f"adopted the worker of attempt {attempt.number} (pid {identity.pid}): it went on training")
 
-    def _is_condemned_again(self, worker: Worker) -> bool:
-        """Whether it is to be ended for what an earlier daemon has found, or did not live to look at."""
-        why = noted_condemned(self._recorder.noted, worker.attempt)
-        started = self.history.attempt(worker.attempt).started
-        if why is not None:
-            worker.condemn(why, self._recorder.note, stacks=why.outcome is Outcome.HUNG)
-        elif started is not None:
-            self._observer.check_echo(worker, started)
-        return worker.condemned is not None
-
-    def _left_after_all(self) -> bool:
+    def _nobody_is_left(self) -> bool:
         """A worker may leave while it is looked for; what one has left behind is killed."""
+        if self._lock.free():
+            return True
         self._free_the_device()
         pause = threading.Event()
         for _ in range(LEAVING_POLLS):
@@ -276,7 +268,7 @@ class Supervisor:
         """A worker ended while no daemon watched: what it left to read is read first, then its end is taken up."""
         gone = known_worker(attempt.spawned) if attempt.spawned else process.NOBODY
         worker = self._watched(self._frozen_spec(attempt), gone)
-        self._is_condemned_again(worker)
+        self._observer.finds_condemned(worker)
         self._observer.read_journal_to_its_end(worker, self._clock())
         # Of one that left no word nobody can tell who killed it, unless whoever had asked it has noted that: rather an
         # incident that was none than one that is lost.
@@ -407,9 +399,7 @@ class Supervisor:
         try:
             self._roll_back(attempt.plan.resume_step)
             spec = self._spec(attempt.plan, self.history.pending_drills)
-        except (
-            BaseException
-        ):  # a disk that refuses costs this supervisor its life, but not the process that has the lock
+        except BaseException:  # a disk that refuses ends this supervisor, but not the process that has the lock
             os.close(lock)
             raise
         self._worker = Worker.spawn(
@@ -451,11 +441,6 @@ class Supervisor:
         if ended := self._diagnosing.end_left_over():
             self._screen.say(f"processes that a replay left behind were killed: {ended}")
 
-    def _leave_nobody(self) -> None:
-        """Nothing of a worker outlives the run: in a back-off, what the last one started may still hold the device."""
-        if not self._lock.free():
-            self._left_after_all()
-
     # --- telling, stopping, ending ---------------------------------------------------------------------------------
 
     def _update_alerts(self) -> None:
@@ -482,7 +467,7 @@ class Supervisor:
         if self._worker is not None or self._diagnosing.running:
             return
         if self._interrupt is not None:
-            self._leave_nobody()
+            self._nobody_is_left()
             self._recorder.record(DaemonStopped(reason=signal.Signals(self._interrupt).name))
             self._exit_code = 128 + self._interrupt
         elif self._answers.settled and not self.history.unscored:
@@ -495,7 +480,7 @@ class Supervisor:
             upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints, self._cleared)
 
     def _close_run(self) -> None:
-        self._leave_nobody()
+        self._nobody_is_left()
         self._tidy()
         if self.history.gave_up is not None:
             self._exit_code = self.history.gave_up.exit_code
