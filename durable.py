@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -50,6 +51,29 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def next_number(base: Path) -> Path:
+    """The first free `NNN` below a directory, which is made where it is missing."""
+    base.mkdir(parents=True, exist_ok=True)
+    number = max((int(path.name) for path in base.iterdir() if path.name.isdecimal()), default=0) + 1
+    return base / f"{number:03d}"
+
+
+def takes_name(filled: Path, place: Path) -> bool:
+    """Give a directory its name, or say that another process was faster.
+
+    It must hold something: rename(2) refuses to replace a directory with content, but replaces an empty one in silence.
+    """
+    assert any(filled.iterdir()), f"{filled} is empty: it could be replaced unseen"
+    try:
+        filled.rename(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    sync_directory(place.parent)
+    return True
 
 
 def append_whole(descriptor: int, payload: bytes) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..durable import sync_directory, write_json
+from ..durable import next_number, takes_name, write_json
 from ..trainer.contract import Cause
 from .events import Evidence, IncidentOpened
 from .history import History
 
 INCIDENT = "incident.json"
+BEGUN = ".daemon.tmp"
+"""The next incident while it has no number yet; what a daemon that was killed left there is written over."""
 
 
 def open_incident(
@@ -32,12 +34,8 @@ def open_incident(
 
     A daemon may die before the fact is recorded: whoever opens it again finds the directory of the first.
     """
-    if directory is not None and (run_dir / directory).is_dir():
-        place = run_dir / directory
-    else:
-        place = _begun(run_dir, history, (attempt, cause, step)) or _next_free(run_dir)
     incident = IncidentOpened(
-        number=int(place.name),
+        number=0,
         attempt=attempt,
         cause=cause,
         step=step,
@@ -47,15 +45,30 @@ def open_incident(
         drill=history.drill_behind(attempt, cause, step),
         fatal=fatal,
     )
-    if place.exists():
-        write_json(place / INCIDENT, incident.model_dump(mode="json"))
-        return incident
-    beginning = place.with_name(f".{place.name}.tmp")
-    beginning.mkdir(exist_ok=True)
-    write_json(beginning / INCIDENT, incident.model_dump(mode="json"))
-    beginning.rename(place)
-    sync_directory(place.parent)
-    return incident
+    if directory is not None and (run_dir / directory).is_dir():
+        place: Path | None = run_dir / directory
+    else:
+        place = _begun(run_dir, history, (attempt, cause, step))
+    if place is not None:
+        return _written(incident, place, int(place.name))
+    return _numbered(incident, run_dir / "incidents")
+
+
+def _numbered(incident: IncidentOpened, incidents: Path) -> IncidentOpened:
+    """With the next free number, whatever the worker numbers at the same moment."""
+    begun = incidents / BEGUN
+    while True:
+        place = next_number(incidents)
+        begun.mkdir(exist_ok=True)
+        numbered = _written(incident, begun, int(place.name))
+        if takes_name(begun, place):
+            return numbered
+
+
+def _written(incident: IncidentOpened, place: Path, number: int) -> IncidentOpened:
+    numbered = incident.model_copy(update={"number": number})
+    write_json(place / INCIDENT, numbered.model_dump(mode="json"))
+    return numbered
 
 
 def _begun(run_dir: Path, history: History, what: tuple[int, Cause, int]) -> Path | None:
@@ -68,10 +81,3 @@ def _begun(run_dir: Path, history: History, what: tuple[int, Cause, int]) -> Pat
                 if (made.attempt, made.cause, made.step) == what:
                     return path.parent
     return None
-
-
-def _next_free(run_dir: Path) -> Path:
-    base = run_dir / "incidents"
-    base.mkdir(exist_ok=True)
-    number = max((int(path.name) for path in base.iterdir() if path.name.isdecimal()), default=0) + 1
-    return base / f"{number:03d}"

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from ..checkpoints import files
 from ..data.augment import describe
-from ..durable import write_atomic, write_json
+from ..durable import next_number, takes_name, write_atomic, write_json
 from .contract import AttemptSpec
 from .diagnosis import STATE
 from .health import Verdict, spoken
@@ -23,6 +23,8 @@ from .resume import random_states
 
 log = logging.getLogger(__name__)
 
+BEGUN = ".worker.tmp"
+"""The next incident while it has no number yet; what a worker that was killed left there is written over."""
 BATCH = "batch.pt"
 FACTS = "worker.json"
 
@@ -59,7 +61,6 @@ def leave(
     Augmentation draws from (seed, epoch, index) alone, so the batch is to be had again: for each micro-batch,
     `load_batch(cache, indices, Augmentation.of(AugmentConfig(**augment), seed=seed), epoch=epoch)`.
     """
-    directory = _next_directory(spec.run_dir / "incidents")
     batch = {
         "step": facts.step,
         "epoch": facts.epoch,
@@ -70,7 +71,7 @@ def leave(
         "augment": spec.augment.model_dump(mode="json"),
         "random": _random_states(),
     }
-    write_atomic(directory / BATCH, lambda file: torch.save(batch, file))
+    directory = _numbered(spec.run_dir / "incidents", lambda file: torch.save(batch, file))
     described = {
         "cause": str(verdict.cause),
         "message": verdict.message,
@@ -107,16 +108,11 @@ def _random_states() -> dict[str, Any]:
         return {}
 
 
-def _next_directory(incidents: Path) -> Path:
-    """The first free number. mkdir decides: it cannot succeed twice."""
-    incidents.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.name) for path in incidents.iterdir() if path.name.isdigit()]
-    number = max(taken, default=0) + 1
-    while True:
-        directory = incidents / f"{number:03d}"
-        try:
-            directory.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return directory
+def _numbered(incidents: Path, save_batch: Callable[[IO[bytes]], None]) -> Path:
+    """The directory of the next incident, which appears with the batch in it: the daemon numbers its own meanwhile."""
+    begun = incidents / BEGUN
+    begun.mkdir(parents=True, exist_ok=True)
+    write_atomic(begun / BATCH, save_batch)
+    while not takes_name(begun, directory := next_number(incidents)):
+        continue
+    return directory

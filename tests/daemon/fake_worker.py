@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from segwatch.checkpoints.manifest import Architecture, Manifest, Role, StoredFile, read_manifest, sha256_of
-from segwatch.durable import LineLog, write_text
+from segwatch.durable import LineLog, next_number, takes_name, write_text
 from segwatch.trainer.contract import (
     AttemptSpec,
     Cause,
@@ -212,12 +212,12 @@ class FakeWorker:
 
     def leave_batch(self) -> str:
         """A new incidents/NNN with something that looks like the batch."""
-        place = self.spec.run_dir / "incidents"
-        place.mkdir(exist_ok=True)
-        number = 1 + max((int(path.name) for path in place.iterdir() if path.name.isdigit()), default=0)
-        (place / f"{number:03d}").mkdir()
-        (place / f"{number:03d}" / "batch.pt").write_text("a batch")
-        return f"incidents/{number:03d}"
+        begun = self.spec.run_dir / "incidents" / ".worker.tmp"
+        begun.mkdir(parents=True, exist_ok=True)
+        (begun / "batch.pt").write_text("a batch")
+        while not takes_name(begun, place := next_number(begun.parent)):
+            continue
+        return f"incidents/{place.name}"
 
     def trouble(self, cause: Cause, message: str, *, fatal: bool = True) -> None:
         self.write(

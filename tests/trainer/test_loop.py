@@ -16,8 +16,8 @@ from segwatch.data.batches import Batch, load_batch
 from segwatch.data.cache import open_cache
 from segwatch.data.config import AugmentConfig
 from segwatch.data.resolved import ResolvedData
-from segwatch.durable import read_lines
-from segwatch.trainer import loop
+from segwatch.durable import next_number, read_lines
+from segwatch.trainer import incident, loop
 from segwatch.trainer.__main__ import run
 from segwatch.trainer.contract import JOURNAL_LINE, AttemptSpec, Drill, ExitCode, ExitRecord, JournalLine, attempt_dir
 
@@ -229,6 +229,21 @@ def test_the_batch_of_an_incident_can_be_had_again_with_its_augmentation(make_sp
     assert torch.equal(again.images, culprit.images)
     assert torch.equal(again.masks, culprit.masks)
     assert torch.equal(again.colour, culprit.colour)
+
+
+def test_an_incident_that_the_daemon_numbers_at_the_same_moment_keeps_its_directory(tmp_path, monkeypatch):
+    def numbered_meanwhile(incidents: Path) -> Path:
+        place = next_number(incidents)
+        if place.name == "001":
+            place.mkdir()
+            (place / "incident.json").write_text("{}")
+        return place
+
+    monkeypatch.setattr(incident, "next_number", numbered_meanwhile)
+    place = incident._numbered(tmp_path, lambda file: file.write(b"a batch"))
+    assert place == tmp_path / "002"
+    assert [path.name for path in place.iterdir()] == ["batch.pt"]
+    assert [path.name for path in (tmp_path / "001").iterdir()] == ["incident.json"]
 
 
 def test_loss_weights_and_augmentation_are_told_in_the_journal_and_in_one_line_each_of_the_log(make_spec, caplog):
