@@ -132,7 +132,9 @@ class Observer:
         return worker.condemned is not None
 
     def find_moved(self) -> None:
-        """Moves that a daemon made and did not live to record."""
+        """Moves that a daemon made and did not live to record, or recorded and did not live to make."""
+        for epoch in self.history.quarantined:
+            rollback.finish_quarantine(self._run.path, epoch)
         for epoch in self.history.lineage():
             name = epoch.manifest.rsplit("/", 1)[-1]
             moved = self._run.checkpoints / "superseded" / f"{epoch.attempt:03d}" / name

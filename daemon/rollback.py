@@ -185,13 +185,38 @@ def supersede(run_dir: Path, history: History, step: int) -> Iterator[tuple[Mani
 
 def quarantine(run_dir: Path, path: Path, manifest: Manifest | None) -> str:
     """Move a broken checkpoint to `quarantine/`; returns where its manifest now is, relative to the run."""
+    where = place_in_quarantine(run_dir, path, manifest)
+    move_aside(run_dir, path, manifest, where)
+    return where
+
+
+def place_in_quarantine(run_dir: Path, path: Path, manifest: Manifest | None) -> str:
+    """Where `quarantine` would move its manifest, relative to the run: for those who record it before it is done."""
     attempt = "unknown" if manifest is None else f"{manifest.attempt:03d}"
     base = run_dir / "checkpoints" / "quarantine"
     target, number = base / attempt, 1
     while (target / path.name).exists():
         number += 1
         target = base / f"{attempt}-{number}"
-    return str(_move(path, manifest, target).relative_to(run_dir))
+    return str((target / path.name).relative_to(run_dir))
+
+
+def move_aside(run_dir: Path, path: Path, manifest: Manifest | None, where: str) -> None:
+    """Its manifest to `where`, a path relative to the run, and its files beside it."""
+    _move(path, manifest, (run_dir / where).parent)
+
+
+def finish_quarantine(run_dir: Path, epoch: Epoch) -> None:
+    """The move of one that was recorded as quarantined and may lie where it was: its daemon died in between."""
+    if (run_dir / epoch.manifest).exists():
+        return
+    checkpoints = run_dir / "checkpoints"
+    name = Path(epoch.manifest).name
+    for path in (checkpoints / name, checkpoints / "superseded" / f"{epoch.attempt:03d}" / name):
+        with contextlib.suppress(CorruptCheckpointError, FileNotFoundError):
+            manifest = read_manifest(path)
+            if (manifest.attempt, manifest.epoch) == epoch.key:
+                move_aside(run_dir, path, manifest, epoch.manifest)
 
 
 def _wanted(manifest: Manifest, history: History, want: ResumeFrom) -> bool:

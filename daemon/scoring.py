@@ -31,7 +31,7 @@ from .gains import KeptUp, Reference
 from .history import History
 from .inbox import EvaluatorExited, EvaluatorSaid
 from .members import Epoch
-from .rollback import quarantine
+from .rollback import move_aside, place_in_quarantine
 from .scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -106,11 +106,13 @@ class Scoring:
         ]
 
     def _known_already(self, epoch: Epoch) -> Iterator[Event]:
-        """A report that an earlier daemon did not live to record; a checkpoint that says itself it is not finite."""
+        """What an earlier daemon knew and did not live to record; a checkpoint that says itself it is not finite."""
         if not epoch.finite:
             yield from self._rows(
                 epoch, Verdict.NOT_FINITE, "by its manifest it holds NaN or Inf, or a negative variance"
             )
+        elif epoch.moved == "quarantined":
+            yield from self._rows(epoch, Verdict.CORRUPT, epoch.moved_because)
         elif self._scorer.unable is not None:
             yield from self._rows(epoch, Verdict.FAILED, self._scorer.unable)
         elif epoch.key not in self._looked_for:
@@ -186,15 +188,17 @@ class Scoring:
     def condemn_file(self, epoch: Epoch, message: str) -> Iterator[Event]:
         """Its bytes are not what was committed: out of the way, with a row that says so for every missing score."""
         path = self._run_dir / epoch.manifest
-        if path.exists():
+        if epoch.moved != "quarantined" and path.exists():
             try:
                 manifest = read_manifest(path)
             except CorruptCheckpointError:
                 manifest = None
-            moved = quarantine(self._run_dir, path, manifest)
+            where = place_in_quarantine(self._run_dir, path, manifest)
+            # Recorded first: of a checkpoint that is gone from its place, no later daemon could tell what it was.
             yield EpochMoved(
-                attempt=epoch.attempt, epoch=epoch.epoch, manifest=moved, reason="quarantined", message=message
+                attempt=epoch.attempt, epoch=epoch.epoch, manifest=where, reason="quarantined", message=message
             )
+            move_aside(self._run_dir, path, manifest, where)
         yield from self._rows(epoch, Verdict.CORRUPT, message)
 
     def _failed(self, epoch: Epoch, message: str) -> Iterator[Event]:
