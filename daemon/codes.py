@@ -6,6 +6,7 @@ ALERT_CODES = (
     "amp-unstable",
     "best-disagrees",
     "checkpoint-corrupt",
+    "checkpoints-gone",
     "class-collapse",
     "class-definition",
     "data-changed",

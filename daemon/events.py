@@ -355,13 +355,15 @@ class SilenceEnded(Attended):
 
 
 class DiskSeen(Record):
-    """The room on the disk of the run passed the limit, in either direction, or the disk refused to take a fact."""
+    """The room on the disk of the run passed the limit, in either direction, or the disk refused to take a fact; or the
+    checkpoint directory was gone, and was made anew.
+    """
 
     kind: Literal["disk"] = "disk"
-    state: Literal["fine", "low", "refused"]
+    state: Literal["fine", "low", "refused", "gone"]
     free_bytes: int
     needed_bytes: int
-    """`watch.disk_free_gb`."""
+    """`watch.disk_free_gb`; 0 where it was not asked."""
     message: str = ""
     """What the disk said when it refused."""
 

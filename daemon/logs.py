@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -24,7 +24,8 @@ class BoundedHandler(WatchedFileHandler):
             rotate_if_long(self._path, self._limit_bytes)
         except OSError:  # a log that cannot be moved is better long than silent
             self.handleError(record)
-        super().emit(record)
+        with suppress(OSError):  # nor opened anew, where the disk is gone: who watches is told that it refuses
+            super().emit(record)
 
 
 @contextmanager

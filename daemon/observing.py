@@ -12,12 +12,13 @@ from ..checkpoints.manifest import Role, read_manifest, scan_manifests
 from ..errors import CorruptCheckpointError
 from ..trainer.contract import Cause, DrillLine, JournalLine, Phase, Progress, Started, Trouble
 from . import rollback
-from .events import AttemptStarted, DrillFired, EpochCommitted, EpochMoved, Evidence, Outcome
+from .events import AttemptStarted, DiskSeen, DrillFired, EpochCommitted, EpochMoved, Evidence, Outcome
 from .farewell import Condemned, noted_condemned
 from .history import History
 from .incidents import open_incident
 from .recording import Recorder
 from .rundir import RunDir
+from .storage import free_bytes
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class Observer:
 
     def find_epochs(self, *, anyway: bool = False) -> None:
         """New commits. The directory is read when its time stamp changed, and now and then `anyway`."""
-        changed = self._run.checkpoints.stat().st_mtime_ns
+        changed = self._changed()
         if changed == self._checkpoints_changed and not anyway:
             return
         self._checkpoints_changed = changed
@@ -172,6 +173,21 @@ class Observer:
                 )
         if found:  # hundreds, where no daemon watched for days: as one, or it would be minutes before it hears anybody
             self._recorder.record_all(found)
+
+    def sees_checkpoints(self) -> bool:
+        """Whether there is anything to go back to."""
+        return next(scan_manifests(self._run.checkpoints), None) is not None
+
+    def _changed(self) -> int:
+        """When the directory changed last. One that somebody deleted costs the epochs in it, and not the watch."""
+        directory = self._run.checkpoints
+        try:
+            return directory.stat().st_mtime_ns
+        except FileNotFoundError:
+            directory.mkdir()  # raises where the run directory is gone too: that is for the disk to mend
+        self._screen.say(f"{directory} is gone: it is made anew, and what it held is lost unless you put it back")
+        self._recorder.record(DiskSeen(state="gone", free_bytes=free_bytes(self._run.path), needed_bytes=0))
+        return directory.stat().st_mtime_ns
 
     def _is_no_news(self, name: str) -> bool:
         """Asked of each of thousands of names, most of them of epochs that were taken long ago."""

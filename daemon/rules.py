@@ -366,6 +366,16 @@ def _disk(history: History) -> Iterator[Alert]:
             "Make room, or lower checkpoints.keep_epochs. Nothing is lost when it runs out: what is being written is "
             "left out, and everything goes on from the last checkpoint.",
         )
+    elif disk.state == "gone":
+        yield Alert(
+            "checkpoints-gone",
+            "checkpoints-gone",
+            Severity.CRITICAL,
+            "the checkpoint directory was deleted or unmounted while the run goes on",
+            {},
+            "It was made anew and training goes on. Epochs not scored yet are lost, and the way back to any.",
+            "Put the files back if there is a copy: until the next checkpoint, a restart begins from nothing.",
+        )
     else:
         yield Alert(
             "disk-refused",

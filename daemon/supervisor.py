@@ -307,13 +307,17 @@ class Supervisor:
         free = storage.free_bytes(self._run.path)
         needed = round(1e9 * self._config.watch.disk_free_gb)
         known = "fine" if self.history.disk is None else self.history.disk.state
-        state: Literal["fine", "low"] = "low" if free < needed * (1.0 if known == "fine" else 1.1) else "fine"
+        state: Literal["fine", "low", "gone"] = "fine"
+        if free < needed * (1.0 if known == "fine" else 1.1):
+            state = "low"
+        elif known == "gone" and not self._observer.sees_checkpoints():
+            state = "gone"
         if state != known:
             self._recorder.record(DiskSeen(state=state, free_bytes=free, needed_bytes=needed))
 
     @property
     def _disk_is_fine(self) -> bool:
-        return self.history.disk is None or self.history.disk.state == "fine"
+        return self.history.disk is None or self.history.disk.state in ("fine", "gone")
 
     def _check_evaluator(self) -> None:
         """An evaluator that cannot score anything is found out in the first minute, not after days of training.

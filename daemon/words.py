@@ -107,7 +107,7 @@ def sentence(event: Event) -> str | None:
         case SilenceEnded():
             return f"{event.code} is no longer silenced"
         case DiskSeen(state="fine"):
-            return f"the disk has room again: {event.free_bytes / 1e9:.1f} GB"
+            return f"the disk is as it should be: {event.free_bytes / 1e9:.1f} GB are free"
         case GaveUp():
             return f"GAVE UP: {event.reason}"
         case BudgetsForgiven():

@@ -38,6 +38,19 @@ def test_daemon_log_stays_bounded_and_whole_lines(tmp_path, monkeypatch):
     assert "line 199 " in (tmp_path / "daemon.log").read_text()
 
 
+def test_a_log_whose_directory_is_gone_loses_its_words_and_stops_nobody(tmp_path):
+    place = tmp_path / "run"
+    place.mkdir()
+    with log_to(place / "daemon.log"):
+        log = logging.getLogger("segwatch.daemon")
+        log.info("before")
+        place.rename(tmp_path / "away")
+        log.info("lost")
+        (tmp_path / "away").rename(place)
+        log.info("after")
+    assert [line.rsplit(" ", 1)[1] for line in (place / "daemon.log").read_text().splitlines()] == ["before", "after"]
+
+
 WORKER = """
 import os, sys, threading, time
 from pathlib import Path

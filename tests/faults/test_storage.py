@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def small_disk(daemon: Daemon) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(runs)], check=True)
 
 
+@pytest.fixture
+def kept_disk(small_disk: Path, daemon: Daemon) -> Iterator[Path]:
+    """`small_disk` under a second name, by which it can be looked at and brought back while it is unmounted."""
+    kept = daemon.place / "kept"
+    kept.mkdir()
+    subprocess.run(["mount", "--bind", str(small_disk), str(kept)], check=True)
+    yield kept
+    subprocess.run(["umount", "-l", str(kept)], check=True)
+
+
 def fill(disk: Path, *, leave: int = 0) -> Path:
     """Write until nothing more fits, then give `leave` bytes back."""
     ballast = disk / "ballast"
@@ -54,6 +65,20 @@ def said(daemon: Daemon, words: str) -> bool:
 
 def seen(daemon: Daemon) -> list[str]:
     return [event.state for _, event in read_events(daemon.run_dir) if isinstance(event, DiskSeen)]
+
+
+def writes_facts(pid: int) -> bool:
+    """Whether this daemon still has the files open that it lost."""
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if path.readlink().name == "events.jsonl":
+                return True
+    return False
+
+
+def lives(daemon: Daemon) -> int:
+    """How often a daemon began, and began again from the disk."""
+    return sum(isinstance(event, DaemonStarted) for _, event in read_events(daemon.run_dir))
 
 
 def limited(daemon: Daemon, *, epochs: int, limit: float) -> None:
@@ -128,12 +153,9 @@ def test_after_an_fsync_that_failed_the_daemon_starts_again_from_the_disk(broken
     running = broken.start()
     for epochs in (1, 3, 5):
         broken.until(lambda history, epochs=epochs: len(history.epochs) >= epochs)
-        lives = sum(isinstance(event, DaemonStarted) for _, event in read_events(broken.run_dir))
+        before = lives(broken)
         broken.break_it()
-        until(
-            lambda lives=lives: sum(isinstance(e, DaemonStarted) for _, e in read_events(broken.run_dir)) > lives,
-            broken,
-        )
+        until(lambda before=before: lives(broken) > before, broken)
     code, output = broken.finish(running)
     assert code == 0, output
     provoked(broken.times())
@@ -238,7 +260,7 @@ def test_what_is_deleted_under_a_running_daemon_is_written_again(daemon, provoke
     area="Storage",
     fault="the checkpoint directory is deleted, then replaced by an empty one, while running",
     promise="P1 P7",
-    provoked="`rm -r checkpoints` under a running worker, the evaluator behind; then another in its place",
+    provoked="`rm -r checkpoints` in mid-epoch, the evaluator behind; then another directory in its place",
 )
 def test_a_checkpoint_directory_that_is_deleted_costs_its_epochs_and_no_more(daemon, provoked, nothing_else_broke):
     daemon.configure(epochs=8)
@@ -248,6 +270,7 @@ def test_a_checkpoint_directory_that_is_deleted_costs_its_epochs_and_no_more(dae
     checkpoints = daemon.run_dir / "checkpoints"
     shutil.rmtree(checkpoints)
     provoked()
+    until(lambda: "FIRING   CRITICAL checkpoints-gone" in daemon.alerts_log(), daemon)
     daemon.until(lambda history: len(history.epochs) >= 5)
     checkpoints.rename(daemon.place / "away")
     checkpoints.mkdir(exist_ok=True)
@@ -258,6 +281,39 @@ def test_a_checkpoint_directory_that_is_deleted_costs_its_epochs_and_no_more(dae
     assert set(rows) == set(range(1, 9))
     assert "failed" in rows.values(), "an epoch whose file was deleted unscored cannot have a score"
     assert rows[8] == "ok"
+    assert lives(daemon) == 1, "the daemon started again until somebody else made the directory"
+    assert daemon.alerts_log().count("RESOLVED CRITICAL checkpoints-gone") == 1
+    nothing_else_broke(daemon)
+
+
+@fault(
+    "disk-unmounted",
+    area="Storage",
+    fault="the file system of the run is unmounted while running, and mounted again",
+    promise="P1 P4 P6 P7",
+    provoked="`umount -l` of a tmpfs under daemon and worker; it comes back once both have met it",
+)
+def test_a_disk_that_is_unmounted_is_waited_for_and_the_run_goes_on(
+    daemon, small_disk, kept_disk, provoked, nothing_else_broke
+):
+    limited(daemon, epochs=8, limit=0.001)
+    daemon.scenario(step_seconds=0.1)
+    running = daemon.start()
+    daemon.until(lambda history: len(history.epochs) >= 2)
+    daemon.scenario()
+    worker = daemon.worker_identity()
+    subprocess.run(["umount", "-l", str(small_disk)], check=True)
+    provoked()
+    until(lambda: not writes_facts(running.pid), daemon)
+    until(lambda: not worker.alive(), daemon)
+    assert list(small_disk.iterdir()) == [], "something was begun where the run is not"
+    assert running.poll() is None, "the daemon left"
+    subprocess.run(["mount", "--bind", str(kept_disk), str(small_disk)], check=True)
+    code, output = daemon.finish(running)
+    assert code == 0, output
+    assert lives(daemon) == 2
+    assert len(daemon.history.attempts) == 2
+    assert {epoch for _, epoch in daemon.scored_epochs()} == set(range(1, 9))
     nothing_else_broke(daemon)
 
 
