@@ -38,9 +38,8 @@ class Store:
     def __init__(self, run_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._log_path = run_dir / EVENTS
-        self._database = _open_database(run_dir / DATABASE)
+        self._database, self._sequence = _opened(run_dir / DATABASE, self._log_path)
         try:
-            self._sequence = _reconcile(self._database, self._log_path)
             self._log = LineLog(self._log_path, fsync=True)
         except BaseException:
             self._database.close()
@@ -116,24 +115,125 @@ def _insert(database: sqlite3.Connection, sequence: int, moment: float, body: di
     database.execute("insert into events values (?, ?, ?, ?)", (sequence, moment, body["kind"], dumps(body)))
 
 
+def _opened(path: Path, log: Path) -> tuple[sqlite3.Connection, int]:
+    """The database with every fact, and the last sequence number.
+
+    What SQLite calls sound may hold another fact than was written: one flipped bit within a row. Then both files are
+    made again of what is right in either, and the database as it was is kept beside.
+    """
+    database = _open_database(path)
+    try:
+        try:
+            return database, _reconcile(database, log)
+        except _DifferenceError:
+            facts = _what_is_right(database, log)
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    write_text(log, "".join(f"{line}\n" for line in facts))
+    _set_aside(path)
+    return _opened(path, log)
+
+
+class _DifferenceError(Exception):
+    """The two files tell one fact in two ways."""
+
+
 def _reconcile(database: sqlite3.Connection, log: Path) -> int:
-    """Bring each up to the other; returns the last sequence number.
+    """Bring each up to the other; returns the last sequence number. Raises _DifferenceError, SegwatchError.
 
     Lines may be missing in the middle too: where the file was deleted under a daemon that went on, or damaged.
     """
     in_database = {row[0] for row in database.execute("select seq from events")}
-    in_log = set()
+    rows = iter(database.execute("select seq, time, cast(body as blob) from events order by seq"))
+    row = next(rows, None)
+    in_log: set[int] = set()
     with database:  # one commit for all: each waits for the disk
-        for sequence, moment, body in _log_rows(log):
+        for line in _whole_lines(log):
+            if row is not None and line == _line(*row):  # nearly always; to read the JSON of thousands takes long
+                in_log.add(row[0])
+                row = next(rows, None)
+                continue
+            said = _said(line)
+            if said is None or said[0] in in_log:
+                continue
+            sequence, moment, body = said
             in_log.add(sequence)
             if sequence not in in_database:
                 in_database.add(sequence)
                 _insert(database, sequence, moment, body)
+            elif not _says(database, sequence, line):
+                raise _DifferenceError
+            while row is not None and row[0] <= sequence:
+                row = next(rows, None)
     if not in_database <= in_log:
-        rows = database.execute("select seq, time, body from events order by seq").fetchall()
-        lines = (dumps({"seq": sequence, "time": moment, **json.loads(body)}) + "\n" for sequence, moment, body in rows)
-        write_text(log, "".join(lines))
+        write_text(log, "".join(f"{line}\n" for line in _what_is_right(database, log)))
     return max(in_database, default=0)
+
+
+def _says(database: sqlite3.Connection, sequence: int, line: bytes) -> bool:
+    """Whether the row is what its line says. As bytes: what was damaged may be no text."""
+    moment, body = _row(database, sequence)
+    if line == _line(sequence, moment, body):
+        return True
+    try:  # written otherwise, by hand perhaps
+        return bool(json.loads(line) == {"seq": sequence, "time": moment, **json.loads(body)})
+    except (ValueError, TypeError):
+        return False
+
+
+def _row(database: sqlite3.Connection, sequence: int) -> tuple[float, bytes]:
+    query = "select time, cast(body as blob) from events where seq = ?"
+    moment, body = database.execute(query, (sequence,)).fetchone()
+    return moment, body
+
+
+def _line(sequence: int, moment: float, body: bytes) -> bytes:
+    """As `append_all` writes it, without reading the body; nothing where these are no row of ours."""
+    if not isinstance(moment, float) or not body.startswith(b"{"):
+        return b""
+    return b'{"seq": %d, "time": %s, %s' % (sequence, repr(moment).encode(), body[1:])
+
+
+def _what_is_right(database: sqlite3.Connection, log: Path) -> list[str]:
+    """The lines of every fact: of two that differ the one that can be understood, and the log, which is written first.
+
+    Raises SegwatchError for a fact of which only a damaged copy is left.
+    """
+    lines: dict[int, bytes] = {}
+    for line in _whole_lines(log):
+        if (said := _said(line)) is not None:
+            lines.setdefault(said[0], line)
+    for (sequence,) in database.execute("select seq from events").fetchall():
+        if sequence not in lines or not _is_fact(lines[sequence]):
+            line = _line(sequence, *_row(database, sequence))
+            if _is_fact(line) or sequence not in lines:
+                lines[sequence] = line
+    for sequence, line in lines.items():
+        if not _is_json(line):
+            raise SegwatchError(
+                f"fact {sequence} is damaged in {DATABASE}, and {EVENTS} holds no copy of it",
+                where=log,
+                remedy="put back one of the two files from a copy, or begin another run with --name",
+            )
+    return [lines[sequence].decode() for sequence in sorted(lines)]
+
+
+def _is_fact(line: bytes) -> bool:
+    try:
+        EVENT.validate_json(line)
+    except ValidationError:
+        return False
+    return True
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _rows(database: sqlite3.Connection, where: Path, after: int = 0) -> Iterator[tuple[float, Event]]:
@@ -155,20 +255,30 @@ def _event(body: dict[str, Any], where: Path) -> Event:
 
 
 def _log_rows(path: Path) -> Iterator[tuple[int, float, dict[str, Any]]]:
-    """The whole lines of events.jsonl; a line that a dying daemon left torn is not a fact."""
+    for line in _whole_lines(path):
+        if (said := _said(line)) is not None:
+            yield said
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
     offset = 0
     while True:
         lines, end = read_lines(path, offset, limit=BLOCK_BYTES)
         if end == offset:
             return
         offset = end
-        for line in lines:
-            try:
-                body = json.loads(line)
-                sequence, moment = int(body.pop("seq")), float(body.pop("time"))
-            except (ValueError, KeyError, AttributeError):
-                continue  # torn by a crash before its fsync returned: never acted on
-            yield sequence, moment, body
+        yield from lines
+
+
+def _said(line: bytes) -> tuple[int, float, dict[str, Any]] | None:
+    """What a line says; one that a dying daemon left torn is not a fact: its fsync had not returned, and nothing was
+    built on it.
+    """
+    try:
+        body = json.loads(line)
+        return int(body.pop("seq")), float(body.pop("time")), body
+    except (ValueError, KeyError, AttributeError):
+        return None
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
@@ -181,9 +291,13 @@ def _open_database(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in DAMAGE:  # the low byte of an extended code is what it extends
             raise
-        path.replace(path.with_name(f"{path.name}.corrupt-{time.time_ns()}"))
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+        _set_aside(path)
         return _connect(path)
+
+
+def _set_aside(path: Path) -> None:
+    path.replace(path.with_name(f"{path.name}.corrupt-{time.time_ns()}"))
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

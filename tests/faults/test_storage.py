@@ -327,28 +327,39 @@ def sound(path: Path) -> bool:
         database.close()
 
 
+def header(content: bytearray) -> bytearray:
+    return bytearray(b"\xff" * 1000) + content[1000:]
+
+
+def page_of_facts(content: bytearray) -> bytearray:
+    return content[:4096] + bytearray(b"\xff" * 1000) + content[5096:]
+
+
+def bit_of_a_fact(content: bytearray) -> bytearray:
+    content[content.index(b'"because"')] ^= 1
+    return content
+
+
 @fault(
     "state-db-corrupt",
     area="Storage",
     fault="state.db damaged between two calls",
     promise="P3 P6",
-    provoked="its header, then the page of the facts overwritten, in one run that goes on each time",
+    provoked="its header, the page of the facts, one bit within a fact that SQLite calls sound; the run goes on",
 )
 def test_a_damaged_state_db_is_moved_aside_and_rebuilt(daemon, provoked, nothing_else_broke):
     daemon.configure(epochs=1)
     assert daemon.run()[0] == 0
-    for epochs, place in ((2, 0), (3, 4096)):
+    for epochs, damage in enumerate((header, page_of_facts, bit_of_a_fact), start=2):
         path = daemon.run_dir / "state.db"
-        with path.open("r+b") as file:
-            file.seek(place)
-            file.write(b"\xff" * 1000)
-        assert not sound(path)
+        path.write_bytes(damage(bytearray(path.read_bytes())))
+        assert sound(path) == (damage is bit_of_a_fact)
         provoked()
         daemon.configure(epochs=epochs)
         code, output = daemon.run()
         assert code == 0, output
-    assert len(list(daemon.run_dir.glob("state.db.corrupt-*"))) == 2
-    assert [epoch for _, epoch in daemon.scored_epochs()] == [1, 2, 3]
+    assert len(list(daemon.run_dir.glob("state.db.corrupt-*"))) == 3
+    assert [epoch for _, epoch in daemon.scored_epochs()] == [1, 2, 3, 4]
     nothing_else_broke(daemon)
 
 
