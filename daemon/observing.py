@@ -23,6 +23,8 @@ from .worker import Worker
 
 log = logging.getLogger(__name__)
 JOURNAL_OFFSET = "journal"
+NOTED_EACH_BYTES = 4 << 20
+"""What the next daemon reads again at most, of a journal that only tells of progress."""
 
 
 class Screen(Protocol):
@@ -41,6 +43,8 @@ class Observer:
         self._recorder = recorder
         self._screen = screen
         self._checkpoints_changed: int | None = None
+        self._noted = (0, 0)
+        """The attempt whose journal was read, and up to where that is noted."""
 
     @property
     def history(self) -> History:
@@ -49,15 +53,19 @@ class Observer:
     def noted_offset(self, attempt: int) -> int:
         """Up to where an earlier daemon read the journal of this attempt."""
         noted = (self._recorder.noted(JOURNAL_OFFSET) or "").split(":")
-        return int(noted[1]) if noted[0] == str(attempt) else 0
+        self._noted = attempt, int(noted[1]) if noted[0] == str(attempt) else 0
+        return self._noted[1]
 
     def read_journal(self, worker: Worker, now: float) -> None:
         """The lines since the last call, of a long journal only its next few megabytes."""
         recorded = self.history.last_at
         for line in worker.read(now):
             self._journal_line(worker, line)
-        if self.history.last_at != recorded:
+        attempt, noted = self._noted
+        unnoted = worker.offset - (noted if attempt == worker.attempt else 0)
+        if self.history.last_at != recorded or unnoted >= NOTED_EACH_BYTES:
             self._recorder.note(JOURNAL_OFFSET, f"{worker.attempt}:{worker.offset}")
+            self._noted = worker.attempt, worker.offset
 
     def read_journal_to_its_end(self, worker: Worker, now: float) -> None:
         """Of a worker that is gone: why it went stands in the last lines, however many are still unread."""

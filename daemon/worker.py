@@ -73,6 +73,8 @@ class Worker:
         self.identity = identity
         self._reader = JournalReader(spec.directory / JOURNAL, offset)
         self._liveness = Liveness(watch, now)
+        for line in tail(spec.directory / JOURNAL) if offset else ():  # of one that is adopted: it may train since long
+            self._liveness.observe(line, now)
         self._grace_seconds = watch.stop_grace_seconds
         self._may_leave_until: float | None = None
         """In time.monotonic(); `None` while nobody has asked it to stop, and when it may take no more time."""

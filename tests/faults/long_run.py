@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from segwatch.checkpoints.manifest import Manifest, Role, StoredFile
-from segwatch.daemon import upkeep
+from segwatch.daemon import process, upkeep
 from segwatch.daemon.events import (
     AttemptPlanned,
     AttemptSpawned,
@@ -29,7 +27,9 @@ from segwatch.daemon.events import (
     ScoreRecorded,
 )
 from segwatch.daemon.glance import Glance
-from segwatch.daemon.journal import JournalReader, tail
+from segwatch.daemon.journal import tail
+from segwatch.daemon.recording import DELIVERED
+from segwatch.daemon.store import Store
 from segwatch.durable import dumps
 from segwatch.trainer.contract import JOURNAL, Cause, Progress, attempt_dir
 
@@ -111,6 +111,18 @@ def epoch_facts(epoch: int) -> list[Event]:
     return [committed, *scores]
 
 
+def grow(run_dir: Path, epochs: int) -> None:
+    """A run whose daemon is gone and whose worker trains on, as after that many epochs: facts, rows and files."""
+    store = Store(run_dir)
+    known = {event.epoch for _, event in store.events() if isinstance(event, EpochCommitted)}
+    missing = [number for number in range(1, epochs + 1) if number not in known]
+    store.append_all([event for number in missing for event in epoch_facts(number)])
+    store.note(DELIVERED, str(store.sequence))
+    store.close()
+    for number in missing:
+        write_checkpoint(run_dir / "checkpoints", number)
+
+
 def write_run(world: World, epochs: int) -> None:
     """Facts and files, as that many epochs leave them."""
     directory = world.run.checkpoints
@@ -163,13 +175,13 @@ def write_journal(path: Path, lines: int) -> None:
         journal.write(b"\n" + text * WRITTEN)
 
 
-def milliseconds(what: Callable[[], object], times: int = 15) -> float:
+def milliseconds(what: Callable[[], object], times: int = 15, clock: Callable[[], float] = time.perf_counter) -> float:
     """The median: one look may meet somebody else's work."""
     taken = []
     for _ in range(times):
-        began = time.perf_counter()
+        began = clock()
         what()
-        taken.append(1000 * (time.perf_counter() - began))
+        taken.append(1000 * (clock() - began))
     return statistics.median(taken)
 
 
@@ -201,35 +213,41 @@ def measure(place: Path, epochs: int, lines: int) -> dict[str, float]:
             "idle_tick_ms": milliseconds(supervisor._look),
             "rules_ms": milliseconds(lambda: supervisor._rules.current_alerts(daemon.history)),
             "epoch_ms": milliseconds(a_fact),
-            "listing_ms": milliseconds(a_commit),
+            "listing_ms": milliseconds(a_commit, clock=time.process_time),
             "retention_ms": milliseconds(
-                lambda: upkeep.remove_surplus(world.run.path, daemon.history, world.config.checkpoints, set()), 3
+                lambda: upkeep.remove_surplus(world.run.path, daemon.history, world.config.checkpoints, set()),
+                3,
+                time.process_time,
             ),
         }
         if lines:
-            result |= read_long(journal, lines)
+            result |= read_long(daemon, journal, lines)
         result["glance_ms"] = sum_up(world, daemon)
-        result["rss_mb"] = psutil.Process().memory_info().rss / 1e6
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         world.daemon = daemon
         world.close()
     return result
 
 
-def read_long(journal: Path, lines: int) -> dict[str, float]:
-    """The first looks at a journal that is there in full when the daemon comes, and one at its end."""
+def read_long(daemon: SimDaemon, journal: Path, lines: int) -> dict[str, float]:
+    """Once through the whole journal, then what the next daemon reads again, and one line at its end."""
     write_journal(journal, lines)
-    reader = JournalReader(journal)
-    first = [len(reader.read()) for _ in range(2)]
-    assert min(first) > 1000
-    reader.offset = journal.stat().st_size
+    supervisor, observer = daemon.supervisor, daemon.supervisor._observer
+    adopt = lambda: supervisor._watched(supervisor._frozen_spec(daemon.history.attempts[0]), process.NOBODY)  # noqa: E731
+    observer.read_journal_to_its_end(adopt(), 0.0)
+    adopted = adopt()
+    read_again = journal.stat().st_size - adopted.offset
+    observer.read_journal_to_its_end(adopted, 0.0)
 
     def a_line() -> None:
         with journal.open("ab") as file:
             file.write(b'{"kind":"phase","time":0.0,"phase":"training"}\n')
-        assert len(reader.read()) == 1
+        assert len(adopted.read(0.0)) == 1
 
-    return {"line_ms": milliseconds(a_line), "tail_ms": milliseconds(lambda: tail(journal))}
+    return {
+        "read_again_mb": read_again / 1e6,
+        "line_ms": milliseconds(a_line, clock=time.process_time),
+        "tail_ms": milliseconds(lambda: tail(journal), clock=time.process_time),
+    }
 
 
 def sum_up(world: World, daemon: SimDaemon) -> float:
