@@ -59,7 +59,7 @@ fault: setup  ## one row of docs/faults.md: make fault ROW=worker-sigkill
 # The page is written first and put in its place then: a test reads it while it is made.
 faults: setup  ## every row, every system call, and docs/faults.md from the results: a quarter of an hour
 	mkdir -p build
-	SEGWATCH_EVERY_SYSCALL=1 $(BIN)/pytest tests/faults -m fault --timeout=3000 --junitxml=build/faults.xml; test $$? -le 1
+	SEGWATCH_EVERY_SYSCALL=1 SEGWATCH_RANDOM_NIGHTS=1 $(BIN)/pytest tests/faults -m fault --timeout=3000 --junitxml=build/faults.xml; test $$? -le 1
 	$(BIN)/python tests/faults/report.py build/faults.xml > build/faults.md; cp build/faults.md docs/faults.md
 
 FAULTS ?= 1000

@@ -19,6 +19,11 @@ evaluator that keep the real contract without torch. Each row asserts its promis
 epoch scored once or its reason recorded, no double row, at most one worker and none left, no alert told twice, no
 incident lost.
 
+A worker has no DataLoader processes that could die or be orphaned: batches are prepared by threads from pixels decoded
+once ([decisions/0004](decisions/0004-cache-without-loader-processes.md)). That TensorBoard listens on loopback alone is
+tested in `tests/daemon/test_board_server.py`, that addresses with secrets come from `env:` and `file:` alone in
+`tests/daemon/test_outbox.py`.
+
 `make fault ROW=name` runs one row. This page is written by `make faults`; a test compares its rows with the tests.
 
 The promises:
