@@ -42,41 +42,36 @@ def fsync_fails() -> None:
 
 
 def read_only() -> None:
-    """EROFS for each write of the daemon below runs/: a remount with files open for writing is refused by Linux."""
+    """EROFS for whatever the daemon changes below runs/: a remount with files open for writing is refused by Linux.
+
+    Not for what SQLite does by itself: the daemon always writes a line of events.jsonl before it.
+    """
     write, fopen = os.write, os.open
 
-    def refuse_write(descriptor: int, payload: bytes) -> int:
-        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    def refuse(name: str) -> None:
         if BROKEN.exists() and "/runs/" in name:
             provoked()
             raise OSError(errno.EROFS, "Read-only file system", name)
+
+    def refuse_write(descriptor: int, payload: bytes) -> int:
+        refuse(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         return write(descriptor, payload)
 
     def refuse_open(path, flags, *rest, **named):
-        if BROKEN.exists() and "/runs/" in str(path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            provoked()
-            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            refuse(str(path))
         return fopen(path, flags, *rest, **named)
 
+    def refused(call):
+        def instead(path, *rest, **named):
+            refuse(str(Path.cwd() / path))
+            return call(path, *rest, **named)
+
+        return instead
+
     os.write, os.open = refuse_write, refuse_open
-
-
-def queue_overflow() -> None:
-    """Of the events that inotify would hand over, all but the first 8 are lost, as behind IN_Q_OVERFLOW."""
-    from segwatch.daemon import watcher
-
-    seen = 0
-    handle = watcher._Handler.on_any_event
-
-    def overflow(self, event) -> None:
-        nonlocal seen
-        seen += 1
-        if seen <= 8:
-            handle(self, event)
-        else:
-            provoked()
-
-    watcher._Handler.on_any_event = overflow
+    for name in ("rename", "replace", "link", "symlink", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, refused(getattr(os, name)))
 
 
 def no_watches() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -244,25 +245,50 @@ def test_damaged_epochs_are_set_aside_with_the_reason_and_the_others_scored(daem
     area="Checkpoints",
     fault="files that arrive by rename, by hard link, by a slow copy without manifest, or with a manifest cut short",
     promise="P1 P2",
-    provoked="each made in the checkpoint directory of a running worker",
+    provoked="each in the checkpoint directory of a worker in mid-epoch; pairs in both orders, blocks over 1 s",
 )
 def test_only_what_its_own_manifest_commits_is_scored_however_it_arrives(daemon, provoked, nothing_else_broke):
     daemon.configure(epochs=4)
-    daemon.scenario(score_seconds=0.5)
+    daemon.scenario(faults={f"1:{step}": "slow" for step in range(13, 17)}, slow_seconds=0.8)
     running = daemon.start()
-    daemon.until(lambda history: len(history.epochs) == 4)
-    checkpoints = daemon.run_dir / "checkpoints"
-    shutil.copyfile(checkpoints / "checkpoint_epoch1.pth", checkpoints / "checkpoint_epoch90.pth")
-    shutil.copyfile(checkpoints / "checkpoint_epoch1.json", checkpoints / "checkpoint_epoch91.json")
+    daemon.until(lambda history: len(history.epochs) == 3)
+    checkpoints, outside = daemon.run_dir / "checkpoints", daemon.place
     (checkpoints / "checkpoint_epoch92.json").write_text((checkpoints / "checkpoint_epoch1.json").read_text()[:100])
-    os.link(checkpoints / "checkpoint_epoch3.pth", daemon.place / "linked.pth")
-    (checkpoints / "checkpoint_epoch4.pth").rename(daemon.place / "away.pth")
-    (daemon.place / "away.pth").rename(checkpoints / "checkpoint_epoch4.pth")
+    shutil.copyfile(checkpoints / "checkpoint_epoch1.json", checkpoints / "checkpoint_epoch91.json")
+    linked, renamed = (copy_as(checkpoints, outside, epoch) for epoch in (80, 81))
+    for path in linked:  # the weights first
+        os.link(path, checkpoints / path.name)
+    for path in reversed(renamed):  # the manifest first
+        path.rename(checkpoints / path.name)
+    copy_slowly(checkpoints / "checkpoint_epoch1.pth", checkpoints / "checkpoint_epoch90.pth")
     provoked(5)
-    daemon.scenario()
+    assert (1, 4) not in daemon.history.epochs, "the worker was not in mid-epoch any more"
     code, output = daemon.finish(running)
     assert code == 0, output
-    assert daemon.scored_epochs() == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert sorted(daemon.scored_epochs()) == [(1, 1), (1, 2), (1, 3), (1, 4), (1, 80), (1, 81)]
     assert {row["verdict"] for row in daemon.rows()} == {"ok"}
     assert (checkpoints / "checkpoint_epoch90.pth").exists()
     nothing_else_broke(daemon)
+
+
+def copy_as(checkpoints: Path, outside: Path, epoch: int) -> tuple[Path, Path]:
+    """Weights and manifest of epoch 3 under another number, beside the run: what somebody else committed."""
+    stem = f"checkpoint_epoch{epoch}"
+    weights, manifest = outside / f"{stem}.pth", outside / f"{stem}.json"
+    weights.write_bytes((checkpoints / "checkpoint_epoch3.pth").read_bytes())
+    known = read_manifest(checkpoints / "checkpoint_epoch3.json")
+    stored = known.weights.model_copy(update={"name": weights.name})
+    write_json(
+        manifest, known.model_copy(update={"epoch": epoch, "weights": stored, "state": None}).model_dump(mode="json")
+    )
+    return weights, manifest
+
+
+def copy_slowly(source: Path, target: Path, seconds: float = 1.0) -> None:
+    """In twenty blocks, as over a slow line."""
+    content, pause = source.read_bytes(), threading.Event()
+    size = 1 + len(content) // 20
+    with target.open("wb", buffering=0) as file:
+        for start in range(0, len(content), size):
+            file.write(content[start : start + size])
+            pause.wait(seconds / 20)

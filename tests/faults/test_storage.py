@@ -142,7 +142,7 @@ def test_low_room_is_told_once_before_it_is_full_and_holds_back_new_attempts(
 @fault(
     "disk-fsync-error",
     area="Storage",
-    fault="fsync of events.jsonl fails with EIO",
+    fault="fsync of events.jsonl, which every fact passes first, fails with EIO",
     promise="P6",
     provoked="os.fsync raises EIO once, three times in one run",
 )
@@ -172,7 +172,7 @@ def test_after_an_fsync_that_failed_the_daemon_starts_again_from_the_disk(broken
     area="Storage",
     fault="the file system becomes read-only and is mounted writable again",
     promise="P6 P7",
-    provoked="EROFS from every write and open of the daemon (Linux refuses a remount under open files)",
+    provoked="EROFS from open, write, rename, link, unlink and mkdir of the daemon's own code, SQLite's apart",
 )
 def test_a_read_only_disk_is_waited_for_and_training_goes_on_meanwhile(broken, provoked, nothing_else_broke):
     broken.faults = "read-only"
