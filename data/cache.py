@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ..durable import LineLog, read_lines
 from ..errors import ConfigError
 from ..section import Record
-from .masks import mask_values, read_mask, reduce_mask
+from .masks import mask_values, read_mask
 from .rasters import read_image
 from .resolved import IGNORE_INDEX, Pair, Reading, ResolvedData
 
@@ -339,12 +339,12 @@ def _filled(store: _Store, keys: list[str], pairs: tuple[Pair, ...], builder: _B
 def decode_pair(root: Path, pair: Pair, scale: float, lookup: np.ndarray, reading: Reading = Reading.IDS) -> np.ndarray:
     """uint8 (H, W, 4) of one pair: the scaled image, and `lookup` of the mask's values. Raises ConfigError."""
     image = read_image(root / pair.image, scale)
-    mask = read_mask(root / pair.mask, reading)
     height, width = image.shape[:2]
+    mask = read_mask(root / pair.mask, reading, reduced_to=(height, width))
     entry = np.empty((height, width, CHANNELS), dtype=np.uint8)
     for channel in range(3):  # far faster in numpy than one copy with an inner axis of three bytes
         entry[..., channel] = image[..., channel]
-    entry[..., 3] = lookup[mask_values(reduce_mask(mask, height, width))]
+    entry[..., 3] = lookup[mask_values(mask)]
     return entry
 
 

@@ -87,24 +87,56 @@ class MaskFacts:
 # --- pixels
 
 
-def read_mask(path: Path, reading: Reading = Reading.IDS) -> np.ndarray:
+def read_mask(path: Path, reading: Reading = Reading.IDS, *, reduced_to: tuple[int, int] | None = None) -> np.ndarray:
     """The whole mask at full size: `mask_values` of it are what `ResolvedData.lookup` takes. Raises ConfigError.
 
     IDS and BINARY: uint8 or uint16 (H, W); a transparent pixel is 255, no label. COLOURS: uint8 (H, W, 3 or 4).
-    Raises MaskFormatError for a file that cannot be read this way.
+    With `reduced_to`, a (height, width), it is `reduce_mask` of that. Raises MaskFormatError for a file that cannot be
+    read this way.
     """
     if path.suffix.lower() == ".npy":
-        return _array_as(_load_array(path), reading, path)
-    with _opened_mask(path) as image:
-        match reading:
-            case Reading.COLOURS:
-                return _as_colours(image, path)
-            case Reading.BINARY:
-                return _binary(_as_colours(image, path) if image.mode == "P" else _as_is(image, path))
-            case Reading.IDS if image.mode == "P":
-                return _seen_indices(image, path)
-            case Reading.IDS:
-                return _one_channel(_as_is(image, path), path)
+        mask = _array_as(_load_array(path), reading, path)
+    else:
+        with _opened_mask(path) as image:
+            mask = _pixels(_reduced_early(image, reading, reduced_to), reading, path)
+    return mask if reduced_to is None or mask.shape[:2] == reduced_to else reduce_mask(mask, *reduced_to)
+
+
+def _pixels(image: Image.Image, reading: Reading, path: Path) -> np.ndarray:
+    match reading:
+        case Reading.COLOURS:
+            return _as_colours(image, path)
+        case Reading.BINARY:
+            return _binary(_as_colours(image, path) if image.mode == "P" else _as_is(image, path))
+        case Reading.IDS if image.mode == "P":
+            return _seen_indices(image, path)
+        case Reading.IDS:
+            return _one_channel(_as_is(image, path), path)
+
+
+def _reduced_early(image: Image.Image, reading: Reading, size: tuple[int, int] | None) -> Image.Image:
+    """The image with the pixels that `reduce_mask` would take, where Pillow takes just these, and a byte each.
+
+    Nothing then copies the millions of others into an array.
+    """
+    plain = image.mode == "P" or (image.mode == "L" and "transparency" not in image.info)
+    if size is None or reading is not Reading.IDS or not plain or size == (image.height, image.width):
+        return image
+    if not (_same_in_pillow(image.height, size[0]) and _same_in_pillow(image.width, size[1])):
+        return image
+    return image.resize((size[1], size[0]), Image.Resampling.NEAREST)
+
+
+def _same_in_pillow(length: int, target: int) -> bool:
+    """Whether the sums of a float by which Pillow finds its centres end in the same pixels as `_centres`.
+
+    They may only differ where a centre lies on the edge of two pixels, (2i + 1) * length = 2 * target * n; and there
+    they do not if nothing is rounded: with a step of whole halves.
+    """
+    if 2 * length % target == 0:
+        return True
+    edges = (2 * np.arange(target, dtype=np.int64) + 1) * length % (2 * target)
+    return bool(edges.all())
 
 
 def reduce_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from segwatch.data import masks
 from segwatch.data.colours import shown_colours
 from segwatch.data.formats import count
 from segwatch.data.masks import MANY_COLOURS, Kind, MaskFormatError, describe_mask, mask_values, read_mask, reduce_mask
-from segwatch.data.rasters import LIMIT_PIXELS, TooLargeError
+from segwatch.data.rasters import LIMIT_PIXELS, TooLargeError, scaled_size
 from segwatch.data.resolved import COLOURS_END, TRANSPARENT, Reading, pack
 from segwatch.errors import ConfigError
 
@@ -469,3 +470,34 @@ def test_the_72_real_masks_read_by_colour_are_exactly_their_ids(shared: Path) ->
 def test_reducing_first_and_mapping_then_is_the_same_as_the_other_way_round() -> None:
     pixels = np.random.default_rng(1).integers(0, 4, (37, 53, 3), dtype=np.uint8)
     np.testing.assert_array_equal(mask_values(reduce_mask(pixels, 9, 13)), reduce_mask(mask_values(pixels), 9, 13))
+
+
+@given(st.sampled_from(["L", "P"]), st.integers(1, 70), st.integers(1, 70), st.floats(0.01, 1))
+def test_a_mask_that_is_reduced_as_it_is_read_is_the_one_that_was_read_and_reduced(
+    tmp_path_factory, mode: str, height: int, width: int, scale: float
+) -> None:
+    pixels = np.random.default_rng(height * 100 + width).integers(0, 251, (height, width), dtype=np.uint8)
+    image = palette_image(pixels, [(index, 0, 0) for index in range(256)]) if mode == "P" else pixels
+    path = saved(tmp_path_factory.mktemp("mask") / "a.png", image)
+    size = scaled_size(height, width, scale)
+    np.testing.assert_array_equal(read_mask(path, reduced_to=size), reduce_mask(pixels, *size))
+
+
+@pytest.mark.parametrize("length", [*range(1, 90), 612, 2048, 2049, 2448, 20_000])
+def test_pillow_is_asked_for_pixels_only_where_it_takes_those_at_the_centres(length: int) -> None:
+    ruler = np.resize(np.arange(251, dtype=np.uint8), (1, length))
+    image = Image.fromarray(ruler)
+    for target in range(1, length + 1, max(1, length // 89)):
+        if masks._same_in_pillow(length, target):
+            nearest = np.asarray(image.resize((target, 1), Image.Resampling.NEAREST))
+            np.testing.assert_array_equal(nearest, reduce_mask(ruler, 1, target))
+
+
+def test_ids_of_a_byte_are_never_copied_whole_where_they_are_reduced(tmp_path: Path, monkeypatch) -> None:
+    """The millions of pixels that nobody takes cost more than to decode those that are taken."""
+    path = saved(tmp_path / "a.png", np.zeros((64, 80), np.uint8))
+    seen: list[tuple[int, int]] = []
+    plain = masks._plain
+    monkeypatch.setattr(masks, "_plain", lambda image: (seen.append(image.size), plain(image))[1])
+    read_mask(path, reduced_to=(16, 20))
+    assert seen == [(20, 16)]
