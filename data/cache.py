@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ CHANNELS = 4
 COMMIT_BYTES = 32 << 20
 """Pixels that share one flush to the disk."""
 ALIGNMENT = 64
+AHEAD = 2
+"""Pairs decoded and not yet taken, for each thread: the memory of a build, where the disk is slower than the cores."""
 
 Progress = Callable[[int, int], None]
 
@@ -299,8 +302,9 @@ class _Builder:
         """(key, pixels) of each pair that can be decoded; raises at the end, with all those that cannot."""
         done = total - len(missing)
         failures: list[ConfigError] = []
-        with ThreadPoolExecutor(self.threads or available_cores(), thread_name_prefix="decode") as pool:
-            for result in pool.map(self._attempt, missing):
+        threads = self.threads or available_cores()
+        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+            for result in self._attempts(pool, missing, AHEAD * threads):
                 if isinstance(result, ConfigError):
                     failures.append(result)
                     continue
@@ -315,6 +319,18 @@ class _Builder:
                 where=self.root,
                 remedy='mend these files, or set data.on_bad_file = "skip" and start a new run',
             )
+
+    def _attempts(
+        self, pool: ThreadPoolExecutor, missing: list[tuple[str, Pair]], at_once: int
+    ) -> Iterator[tuple[str, np.ndarray] | ConfigError]:
+        """In order, at most `at_once` of them ahead of who takes them."""
+        waiting: deque[Future[tuple[str, np.ndarray] | ConfigError]] = deque()
+        for item in missing:
+            waiting.append(pool.submit(self._attempt, item))
+            if len(waiting) >= at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _attempt(self, item: tuple[str, Pair]) -> tuple[str, np.ndarray] | ConfigError:
         key, pair = item

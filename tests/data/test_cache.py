@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +192,27 @@ def test_many_may_build_at_the_same_time(data: ResolvedData, tmp_path: Path) -> 
     with ThreadPoolExecutor(4) as pool:
         caches = list(pool.map(lambda _: open_cache(data, "train", tmp_path / "cache", threads=2), range(4)))
     assert all(same(whole, cache) for cache in caches)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Does what it is handed while it is handed it: as far ahead of who takes the results as a pool can ever be."""
+
+    def submit(self, call, *given):
+        done: Future = Future()
+        done.set_result(call(*given))
+        return done
+
+
+def test_no_more_pairs_wait_in_memory_than_two_for_each_thread(data, tmp_path: Path, monkeypatch) -> None:
+    """However slow the disk is, or another builder that holds the lock."""
+    monkeypatch.setattr(cache_module, "ThreadPoolExecutor", AtOnce)
+    pairs = [(str(number), data.splits["train"][0]) for number in range(20)]
+    decoded, taken = [], []
+    builder = cache_module._Builder(data.root, lambda pair: decoded.append(pair) or np.zeros(1), None, threads=3)
+    for key, _ in builder.made(pairs, len(pairs)):
+        assert len(decoded) - len(taken) <= 2 * 3
+        taken.append(key)
+    assert taken == [key for key, _ in pairs]
 
 
 def test_a_builder_that_is_killed_leaves_a_cache_that_the_next_one_completes(data, tmp_path: Path, monkeypatch) -> None:
