@@ -200,6 +200,11 @@ class History:
     def attempt(self, number: int) -> Attempt:
         return self.attempts[number - 1]
 
+    def trained_until(self, attempt: Attempt) -> int:
+        """The last epoch that it committed, or that it resumed from."""
+        committed = self._of_attempt.get(attempt.number)
+        return committed[-1].epoch if committed else attempt.plan.resume_epoch
+
     @property
     def current(self) -> Attempt | None:
         return self.attempts[-1] if self.attempts else None
@@ -353,7 +358,7 @@ class History:
             epoch=event.epoch,
             step=event.step,
             manifest=event.manifest,
-            sha256=intern(event.sha256),
+            sha256=event.sha256,
             finite=event.finite,
         )
         self.epochs[epoch.key] = self.unscored[epoch.key] = self.standing[epoch.manifest] = epoch
@@ -382,7 +387,7 @@ class History:
             self._begin_series()
         if old is not None and old.data_fingerprint != event.data_fingerprint:
             epoch.former = (*epoch.former, old)
-        epoch.scores[event.split] = Score.of(event)
+        epoch.scores[intern(event.split)] = Score.of(event, epoch)
         self._verdicts.pop(epoch.attempt, None)
         if event.split == "test":
             epoch.best_before = self._best_before(epoch)

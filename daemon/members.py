@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
+from math import isnan, nan
 from pathlib import PurePosixPath
+from struct import Struct, pack, unpack
 from sys import intern
 from typing import Self
 
@@ -48,43 +49,108 @@ class Attempt:
                 self.ended, self.ended_at = event, moment
 
 
+FIGURES = (
+    "miou",
+    "fwiou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "mean_dice",
+    "miou_low",
+    "miou_high",
+    "seconds",
+)
+"""Of a score, in the order in which they are packed; behind them those of its gain, then the IoU of each class."""
+GAIN_FIGURES = ("against_attempt", "against_epoch", "difference", "low", "high")
+_NO_GAIN = (nan,) * len(GAIN_FIGURES)
+_FLOAT = Struct("d")
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A `ScoreRecorded` as it is kept: a sixth of its memory, which a run of 10,000 epochs needs 20,000 times."""
+    """A `ScoreRecorded` as it is kept: a tenth of its memory, which a run of 10,000 epochs needs 20,000 times."""
 
     attempt: int
     epoch: int
     step: int
     split: str
     verdict: str
-    miou: float | None
-    fwiou: float | None
-    pixel_accuracy: float | None
-    mean_accuracy: float | None
-    mean_dice: float | None
-    packed_iou: array[float]
-    """By class, -1 where unknown."""
-    miou_low: float | None
-    miou_high: float | None
-    gain: Gain | None
     images: int
     skipped_images: int
-    seconds: float
     checkpoint_sha256: str
     data_fingerprint: str
     message: str
+    packed: bytes
+    """`FIGURES`, `GAIN_FIGURES` and the IoU of each class, NaN where unknown: a float by itself takes three times as
+    much."""
 
     @classmethod
-    def of(cls, event: ScoreRecorded) -> Self:
-        known = {name: getattr(event, name) for name in cls.__slots__ if name != "packed_iou"}
-        known["packed_iou"] = array("d", [-1.0 if iou is None else iou for iou in event.class_iou])
-        for name in ("split", "verdict", "message", "checkpoint_sha256", "data_fingerprint"):
-            known[name] = intern(known[name])  # read from JSON, each would be a string of its own
-        return cls(**known)
+    def of(cls, event: ScoreRecorded, epoch: Epoch) -> Self:
+        """What stands in `epoch` as well is shared with it: read from JSON, each would be an object of its own."""
+        gain = _NO_GAIN if event.gain is None else [getattr(event.gain, name) for name in GAIN_FIGURES]
+        known = [getattr(event, name) for name in FIGURES]
+        figures = [nan if figure is None else figure for figure in (*known, *gain, *event.class_iou)]
+        sha256 = event.checkpoint_sha256
+        return cls(
+            attempt=epoch.attempt,
+            epoch=epoch.epoch,
+            step=epoch.step if event.step == epoch.step else event.step,
+            split=intern(event.split),
+            verdict=intern(event.verdict),
+            images=event.images,
+            skipped_images=event.skipped_images,
+            checkpoint_sha256=epoch.sha256 if sha256 == epoch.sha256 else sha256,
+            data_fingerprint=intern(event.data_fingerprint),
+            message=intern(event.message),
+            packed=pack(f"{len(figures)}d", *figures),
+        )
+
+    def _figure(self, place: int) -> float | None:
+        (figure,) = _FLOAT.unpack_from(self.packed, place * _FLOAT.size)
+        return None if isnan(figure) else figure
+
+    @property
+    def miou(self) -> float | None:
+        return self._figure(0)
+
+    @property
+    def fwiou(self) -> float | None:
+        return self._figure(1)
+
+    @property
+    def pixel_accuracy(self) -> float | None:
+        return self._figure(2)
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        return self._figure(3)
+
+    @property
+    def mean_dice(self) -> float | None:
+        return self._figure(4)
+
+    @property
+    def miou_low(self) -> float | None:
+        return self._figure(5)
+
+    @property
+    def miou_high(self) -> float | None:
+        return self._figure(6)
+
+    @property
+    def seconds(self) -> float:
+        return self._figure(7) or 0.0
+
+    @property
+    def gain(self) -> Gain | None:
+        against, epoch, *figures = self._all()[len(FIGURES) : len(FIGURES) + len(GAIN_FIGURES)]
+        return None if isnan(against) else Gain(int(against), int(epoch), *figures)
 
     @property
     def class_iou(self) -> tuple[float | None, ...]:
-        return tuple(None if iou < 0 else iou for iou in self.packed_iou)
+        return tuple(None if isnan(iou) else iou for iou in self._all()[len(FIGURES) + len(GAIN_FIGURES) :])
+
+    def _all(self) -> tuple[float, ...]:
+        return unpack(f"{len(self.packed) // _FLOAT.size}d", self.packed)
 
 
 AnyScore = ScoreRecorded | Score

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segwatch.daemon.events import (
+    EVENT,
     BudgetsForgiven,
     ConfigChanged,
     DrillsRequested,
+    Gain,
     GaveUp,
     ProbationEnded,
     RunFinished,
+    ScoreRecorded,
 )
 from segwatch.daemon.history import History
 from segwatch.daemon.members import COLLAPSE_SHARE
@@ -340,3 +346,40 @@ def test_a_winner_in_quarantine_makes_room_for_the_next_best(a_run):
     winner = run.trains(2, 0.6)
     run.moves(winner.attempt, 2, "quarantined")
     assert run.history.best["test"].epoch.epoch == 1
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_score_is_kept_figure_by_figure_as_it_was_told(a_run, unknown):
+    run = a_run()
+    run.begins()
+    gain = None if unknown else Gain(against_attempt=3, against_epoch=4711, difference=-0.25, low=-1 / 3, high=0.1)
+    figures = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "mean_dice", "miou_low", "miou_high")
+    told = run.scores(run.commits(1), "test", 0.5).model_copy(
+        update={name: None if unknown else (place + 1) / 7 for place, name in enumerate(figures)}
+        | {"gain": gain, "class_iou": () if unknown else (0.0, None, 1 / 3), "seconds": 12.3, "step": 99, "images": 7}
+    )
+    run.tell(told)
+    kept = run.history.epochs[1, 1].scores["test"]
+    for name in set(ScoreRecorded.model_fields) - {"kind"}:
+        assert getattr(kept, name) == getattr(told, name), name
+
+
+def test_an_epoch_with_its_scores_takes_less_than_two_kilobytes(a_run):
+    """As it comes from JSON, where no two facts share an object."""
+    run = a_run()
+    run.begins()
+    for number in range(1, 501):
+        epoch = run.commits(number)
+        for split in ("val", "test"):
+            gain = run.over(epoch, 0.1, 0.0, 0.2)
+            told = run.scores(epoch, split, 0.5 + number / 7000, gain=gain, interval=(0.4, 0.6))
+            run.told[-1] = run.told[-1][0], told.model_copy(update={"class_iou": (number / 7000,) * 12})
+    facts = [(moment, fact.model_dump_json()) for moment, fact in run.told]
+    tracemalloc.start()
+    try:
+        history = History.of((moment, EVENT.validate_json(fact)) for moment, fact in facts)
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / len(history.epochs) < 2000
