@@ -6,6 +6,8 @@ Every fact is taken once, also when a file is read again after a daemon died.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from ..checkpoints.manifest import Role, read_manifest, scan_manifests
@@ -45,6 +47,8 @@ class Observer:
         self._checkpoints_changed: int | None = None
         self._noted = (0, 0)
         """The attempt whose journal was read, and up to where that is noted."""
+        self._gap = False
+        """A manifest was no manifest: what comes behind it does not follow on anything that is known."""
 
     @property
     def history(self) -> History:
@@ -154,19 +158,21 @@ class Observer:
                 )
 
     def find_epochs(self, *, anyway: bool = False) -> None:
-        """New commits. The directory is read when its time stamp changed, and now and then `anyway`."""
+        """New commits: looked for when the directory's time stamp changed. All of it is read now and then, `anyway`."""
         changed = self._changed()
         if changed == self._checkpoints_changed and not anyway:
             return
+        every = anyway or self._checkpoints_changed is None or self._gap
         self._checkpoints_changed = changed
         found = []
-        for path in scan_manifests(self._run.checkpoints, skip=self._is_no_news):
+        for path in scan_manifests(self._run.checkpoints, skip=self._is_no_news) if every else self._next_manifests():
             name = str(path.relative_to(self._run.path))
             try:
                 manifest = read_manifest(path)
             except CorruptCheckpointError as error:
                 log.warning("%s; moved to quarantine", error)
                 rollback.quarantine(self._run.path, path, None)
+                self._gap = True
                 continue
             if manifest.role is Role.EPOCH and (manifest.attempt, manifest.epoch) not in self.history.epochs:
                 found.append(
@@ -196,6 +202,18 @@ class Observer:
         self._screen.say(f"{directory} is gone: it is made anew, and what it held is lost unless you put it back")
         self._recorder.record(DiskSeen(state="gone", free_bytes=free_bytes(self._run.path), needed_bytes=0))
         return directory.stat().st_mtime_ns
+
+    def _next_manifests(self) -> Iterator[Path]:
+        """Of the epochs behind the last one of this attempt: a worker commits them one after the other, and to look for
+        their names costs the same however many thousand files lie there.
+        """
+        attempt = self.history.current
+        if attempt is None:
+            return
+        name = f"checkpoint_epoch{self.history.trained_until(attempt) + 1}.json"
+        while not self._is_no_news(name) and (path := self._run.checkpoints / name).exists():
+            yield path
+            name = f"checkpoint_epoch{int(path.stem.removeprefix('checkpoint_epoch')) + 1}.json"
 
     def _is_no_news(self, name: str) -> bool:
         """Asked of each of thousands of names, most of them of epochs that were taken long ago."""

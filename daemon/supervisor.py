@@ -121,8 +121,7 @@ class Supervisor:
         self._housekept_at = clock()
         self._tidied_at: float | None = None
         """The newest fact that retention has seen."""
-        self._cleared: set[int] = set()
-        """Incidents whose state was removed."""
+        self._retention = upkeep.Retention()
 
     def _diagnoses(self, command: Sequence[str]) -> Diagnosing:
         return Diagnosing(
@@ -478,10 +477,10 @@ class Supervisor:
             self._close_run()
 
     def _tidy(self) -> None:
-        """Retention looks at every epoch, so only when something has happened since it last did."""
+        """Only when something has happened since: what may go follows from the facts."""
         if self.history.last_at != self._tidied_at:
             self._tidied_at = self.history.last_at
-            upkeep.remove_surplus(self._run.path, self.history, self._config.checkpoints, self._cleared)
+            self._retention.remove_surplus(self._run.path, self.history, self._config.checkpoints)
 
     def _close_run(self) -> None:
         self._nobody_is_left()
