@@ -237,7 +237,21 @@ def finite_images(logits: Tensor) -> Tensor:
 
     NaN goes through a minimum and a maximum, so that two reductions see it without a mask as large as the logits.
     """
-    return torch.stack([torch.stack(in_memory_order(image[None]).aminmax()).isfinite().all() for image in logits])
+    images = [in_memory_order(image[None]) for image in logits]
+    if logits.device.type == "cpu":
+        return torch.tensor([_sums_up(image) or _has_finite_ends(image).item() for image in images])
+    return torch.stack([_has_finite_ends(image) for image in images])
+
+
+def _sums_up(numbers: Tensor) -> bool:
+    """Whether their sum is finite. Then all of them are, for nothing that is added takes NaN or Inf away again; and if
+    not, the sum of large ones may have overflowed. Half the time of their minimum and maximum, but the host waits.
+    """
+    return bool(numbers.sum().isfinite())
+
+
+def _has_finite_ends(numbers: Tensor) -> Tensor:
+    return torch.stack(numbers.aminmax()).isfinite().all()
 
 
 def count(cells: Tensor, bins: int) -> Tensor:
