@@ -246,26 +246,42 @@ def on_cpu(value: Any) -> Any:
             return value
 
 
-def copied_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy on the CPU as `commit` writes it: contiguous. Nothing in it is shared with `weights`."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return {
-        name: tensor.clone() if tensor.data_ptr() == weights[name].data_ptr() else tensor
-        for name, tensor in plain.items()
-    }
+def copied_weights(weights: Mapping[str, Tensor], room: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A copy on the CPU as `commit` writes it: contiguous. Nothing in it is shared with `weights`.
+
+    `room` is an earlier copy that nobody needs any more; its memory is written over.
+    """
+    return {name: _into(tensor, (room or {}).get(name), contiguous=True) for name, tensor in weights.items()}
 
 
-def copied(value: Any) -> Any:
-    """`on_cpu`, sharing nothing with `value`."""
+def copied(value: Any, room: Any = None) -> Any:
+    """`on_cpu`, sharing nothing with `value`. `room` as with `copied_weights`, where it has the shape of `value`."""
     match value:
         case Tensor():
-            return value.detach().to("cpu", copy=True)
+            return _into(value, room, contiguous=False)
         case Mapping():
-            return {key: copied(entry) for key, entry in value.items()}
+            return {
+                key: copied(entry, room.get(key) if isinstance(room, dict) else None) for key, entry in value.items()
+            }
         case list() | tuple():
-            return type(value)(copied(entry) for entry in value)
+            rooms = room if isinstance(room, (list, tuple)) and len(room) == len(value) else [None] * len(value)
+            return type(value)(copied(entry, place) for entry, place in zip(value, rooms, strict=True))
         case _:
             return value
+
+
+def _into(tensor: Tensor, room: Any, *, contiguous: bool) -> Tensor:
+    """A copy on the CPU, in the memory of `room` where it fits: new memory costs more than to copy, page by page."""
+    tensor = tensor.detach()
+    wanted = torch.empty_like(tensor, device="meta", memory_format=torch.contiguous_format) if contiguous else tensor
+    if isinstance(room, Tensor) and (room.shape, room.dtype, room.stride()) == (
+        wanted.shape,
+        wanted.dtype,
+        wanted.stride(),
+    ):
+        return room.copy_(tensor)
+    plain = tensor.to("cpu", copy=True)
+    return plain.contiguous() if contiguous else plain
 
 
 def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

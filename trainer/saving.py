@@ -63,6 +63,8 @@ class Saver:
         self._journal = journal
         self._saved_at = time.monotonic()
         self._write: _Write | None = None
+        self._room: Held | None = None
+        """The last copy, in whose memory the next one is made once it is on the disk."""
         self._sweep()
 
     def seconds_since(self) -> float:
@@ -75,19 +77,29 @@ class Saver:
     def hold(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Held:
         """A copy for `save`, once the checkpoint before is on the disk: two copies are never in memory.
 
+        It is valid until the next one is asked for.
+
         Where the memory does not suffice for one, what is trained itself, which must then stand still. Raises OSError
         that says where and how much room there is when the disk refused the one before.
         """
         self._journal.write(Phase(time=self._journal.now(), phase="saving"))
         self.settle()
         since = time.monotonic()
+        room, self._room = self._room, None  # nothing is under way that would still read it
         try:
-            return Held(files.copied_weights(weights), files.copied(state), copied=True, since=since)
+            held = Held(
+                files.copied_weights(weights, room and room.weights),
+                files.copied(state, room and room.state),
+                copied=True,
+                since=since,
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             log.warning("no memory for a copy of the training state: training waits until it is written")
             return Held(weights, state, copied=False, since=since)
+        self._room = held
+        return held
 
     def save(self, role: Role, position: Position, held: Held, *, train_loss: float | None = None) -> None:
         """Begin to commit what `hold` gave. Returns at once where it is a copy, else when it is on the disk."""

@@ -132,9 +132,9 @@ def test_the_next_checkpoint_waits_for_the_one_under_way_and_takes_no_copy_befor
     disk.may.set()
     copied, copies = files.copied_weights, []
 
-    def watched(weights):
+    def watched(*given):
         copies.append(disk._inside)
-        return copied(weights)
+        return copied(*given)
 
     monkeypatch.setattr(files, "copied_weights", watched)
     assert run_spec(spec) == ExitCode.FINISHED
@@ -222,8 +222,8 @@ def test_a_disk_that_refuses_does_not_hide_why_training_ended(make_spec, monkeyp
 def test_what_is_looked_at_is_the_copy_that_is_written(make_spec, monkeypatch):
     copied = files.copied_weights
 
-    def spoilt(weights):
-        copy = copied(weights)
+    def spoilt(*given):
+        copy = copied(*given)
         copy["inc.double_conv.1.running_mean"][0] = float("nan")
         return copy
 
@@ -234,7 +234,7 @@ def test_what_is_looked_at_is_the_copy_that_is_written(make_spec, monkeypatch):
 
 
 def test_without_memory_for_a_copy_training_waits_and_the_same_bytes_are_written(make_spec, monkeypatch, caplog):
-    def no_memory(_weights):
+    def no_memory(*_given):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
 
     roomy, full = make_spec(run="roomy", epochs=1), make_spec(run="full", epochs=1)
@@ -268,6 +268,35 @@ def test_a_copy_shares_nothing_and_keeps_every_stride():
     assert copy["groups"] == [{"betas": (0.9, 0.99)}]
     [weight] = files.copied_weights({"conv.weight": moment}).values()
     assert weight.is_contiguous()
+
+
+def test_the_next_copy_is_made_in_the_memory_of_the_one_before_and_is_the_same_as_a_new_one():
+    """New memory is handed out page by page, at several times the cost of the copying."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.AdamW(network.parameters())
+    kept: list[tuple[object, object]] = []
+    for _ in range(2):
+        network(torch.rand(2, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+        weights, state = network.state_dict(), optimizer.state_dict()
+        before = kept[-1] if kept else (None, None)
+        kept.append((files.copied_weights(weights, before[0]), files.copied(state, before[1])))
+    fresh = files.copied_weights(weights), files.copied(state)
+    for one, room, new in zip(*(dict(files._tensors(list(copies))).values() for copies in (*kept, fresh)), strict=True):
+        assert one.data_ptr() == room.data_ptr()
+        assert torch.equal(room, new)
+        assert room.stride() == new.stride()
+    assert kept[1][1]["param_groups"] == fresh[1]["param_groups"]
+
+
+def test_a_copy_goes_to_memory_of_its_own_where_that_of_the_one_before_does_not_fit():
+    room = {"a": torch.zeros(3), "b": torch.zeros(2, dtype=torch.int64)}
+    copy = files.copied({"a": torch.ones(4), "b": torch.ones(2), "c": [torch.ones(1)]}, room)
+    assert [copy["a"].tolist(), copy["b"].tolist(), copy["c"][0].tolist()] == [[1.0] * 4, [1.0] * 2, [1.0]]
+    assert room["a"].tolist() == [0.0] * 3
 
 
 class Moments:
