@@ -88,8 +88,8 @@ class Saver:
         room, self._room = self._room, None  # nothing is under way that would still read it
         try:
             held = Held(
-                files.copied_weights(weights, room and room.weights),
-                files.copied(state, room and room.state),
+                files.copied_weights(weights, None if room is None else room.weights),
+                files.copied(state, None if room is None else room.state),
                 copied=True,
                 since=since,
             )
