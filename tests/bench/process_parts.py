@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,9 +17,11 @@ import psutil
 from segwatch.daemon.events import ScoreRecorded
 from segwatch.daemon.store import read_events
 from segwatch.data.scenes import write_scenes
+from segwatch.trainer.standby import WAITS
 
-from .restart import RUN_TOML, SEGWATCH, _daemon, _until, measure_restarts
-from .table import Row, below, growth, seconds
+from .plain_restart import WAYS, killed_to_step
+from .restart import RUN_TOML, SEGWATCH, _daemon, _standby_waits, _until, measure_restarts
+from .table import Row, below, by_turns, growth
 
 WATCHED_SECONDS = 15.0
 """Less than an epoch takes."""
@@ -27,6 +30,8 @@ SETTLED_SECONDS = 5.0
 USUAL_EPOCH_SECONDS = 720.0
 RESTARTED = (8, 16)
 """Base channels of the networks whose worker is killed."""
+FEWER = 3
+"""Rounds of what takes half a minute each."""
 SHAPE = (192, 192)
 IMAGES = 12
 
@@ -37,16 +42,25 @@ def recovery(place: Path, rounds: int = 5) -> Iterator[Row]:
     for base in RESTARTED:
         here = place / f"base-{base}"
         here.mkdir(parents=True)
-        medians = measure_restarts(here, rounds, base_channels=base).medians()
-        bare = medians["bare loop"]
+        times = rounds if base == RESTARTED[0] else min(rounds, FEWER)
+        medians = measure_restarts(here, times, base_channels=base).medians()
+        bare, note = medians["bare loop"], f"median of {times}" + ("" if times == rounds else ": each takes long")
         for way, seconds_each in taken.items():
             seconds_each.append(medians[way])
             goal = "under 1 s" if way == "standby" else ""
             met = medians[way] < 1 if goal else None
             yield Row(
                 "recovery", f"killed to first new step, {way}", f"UNet-{base}", f"{medians[way]:.2f} s",
-                f"{bare:.2f} s", "bash loop", medians[way] / bare, goal, met,
+                f"{bare:.2f} s", "bash loop", medians[way] / bare, goal, met, note,
             )  # fmt: skip
+        if base == RESTARTED[0]:
+            for way in WAYS:  # around a script of their own: they know nothing of segwatch's worker
+                plain = median(killed_to_step(here / f"{way}-{n}", way, base, _until) for n in range(FEWER))
+                yield Row(
+                    "recovery", "killed to first new step, standby", f"UNet-{base}", f"{medians['standby']:.2f} s",
+                    f"{plain:.2f} s", way, medians["standby"] / plain, "", None,
+                    f"around a small plain script; median of {FEWER}",
+                )  # fmt: skip
     for way, seconds_each in taken.items():
         yield growth("recovery", f"killed to first new step, {way}", [base**2 for base in RESTARTED], seconds_each)
 
@@ -54,11 +68,11 @@ def recovery(place: Path, rounds: int = 5) -> Iterator[Row]:
 def commands(place: Path, rounds: int = 5) -> Iterator[Row]:
     """What a person waits for at a prompt; the floor is Python itself."""
     run_dir = _trained(place)
-    python = median(seconds(lambda: _run([sys.executable, "-c", "pass"])) for _ in range(rounds))
     for words, limit in ((["--help"], 0.3), (["status", str(run_dir)], 0.5)):
-        taken = median(seconds(lambda words=words: _run([str(SEGWATCH), *words])) for _ in range(rounds))
-        note = f"Python alone takes {python:.2f} s; {_imports([str(SEGWATCH), *words])}"
-        yield below("daemon", f"segwatch {words[0]}", f"{rounds} starts", taken, limit, "s", note=note)
+        command = [str(SEGWATCH), *words]
+        times = by_turns(lambda command=command: _run(command), lambda: _run([sys.executable, "-c", "pass"]), rounds)
+        note = f"Python alone takes {times.theirs:.2f} s; {_imports(command)}"
+        yield below("daemon", f"segwatch {words[0]}", f"{len(times.ours)} starts", times.mine, limit, "s", note=note)
 
 
 def _imports(command: list[str]) -> str:
@@ -135,8 +149,20 @@ def _long(place: Path) -> Iterator[Row]:
             "daemon", f"{words} at epoch {large}", "median of 15", f"{many[what]:.3g} ms", f"{few[what]:.3g} ms",
             f"at epoch {small}", ratio, "at most 3 x, of 0.1 ms or more", ratio <= 3,
         )  # fmt: skip
-    more = many["rss_mb"] - few["rss_mb"]
-    yield below("daemon", "memory of 10,000 epochs", "on top of ten", more, 45, "MB")
+    yield from _remembering(place)
+
+
+def _remembering(place: Path) -> Iterator[Row]:
+    """All that a daemon holds, on runs of two lengths."""
+    taken, sizes = [], (1_000, 10_000)
+    for epochs in sizes:
+        command = [sys.executable, "-m", "tests.bench.remembering", str(place / f"remembered-{epochs}"), str(epochs)]
+        for way in ("write", "keep"):
+            done = subprocess.run([*command, way], capture_output=True, text=True, check=True)
+        taken.append(float(done.stdout.splitlines()[-1]))
+        note = "base and growth in one figure: a process with all that a daemon imports and keeps"
+        yield below("daemon", "memory", f"after {epochs} epochs", taken[-1], 120, "MB", note)
+    yield growth("daemon", "memory", sizes, taken, lambda value: f"{value:.0f} MB")
 
 
 def _measured(place: Path, epochs: int) -> dict[str, float]:
@@ -149,19 +175,40 @@ def _measured(place: Path, epochs: int) -> dict[str, float]:
 
 def memory(place: Path, rounds: int = 5) -> Iterator[Row]:
     """Peak resident memory of a worker and of a bare loop around the same step that saves by torch.save."""
+    from segwatch.evaluator.evaluate import KEPT_BYTES  # with torch, which the other parts do without
+
     peaks = []
     for base in (16, 32):
-        worker, bare = (
-            median(_peak(place, way, base, number) for number in range(rounds)) for way in ("worker", "bare")
-        )
+        turns = [[_peak(place, way, base, number) for way in ("worker", "bare")] for number in range(rounds)]
+        worker, bare = (median(column) for column in zip(*turns, strict=True))
         peaks.append(worker)
-        ratio = worker / bare
-        note = "the copy of a checkpoint that is being written: three times the weights, with AdamW"
+        ratio = median(ours / theirs for ours, theirs in turns)
+        note = "the copy for a checkpoint: three times the weights, with AdamW"
         yield Row(
             "memory", "peak of the worker", f"UNet-{base}, 4x3x192x192", f"{worker:.0f} MB", f"{bare:.0f} MB",
             "bare loop", ratio, "at most 1.1 x", ratio <= 1.1, note,
         )  # fmt: skip
     yield growth("memory", "peak of the worker", [16**2, 32**2], peaks, lambda peak: f"{peak:.0f} MB")
+    yield standby_memory(place)
+    kept = f"{KEPT_BYTES >> 20} MB of predictions"
+    note = "a byte a pixel of the test images, until they are drawn; where they are more, those of the last worst alone"
+    yield Row("memory", "evaluator's predictions", "at most", kept, "-", "by design", None, "", None, note)
+
+
+def standby_memory(place: Path) -> Row:
+    """Resident, of a standby that waits with torch and its first optimizer loaded; and that it holds no GPU."""
+    root = write_scenes(place / "scenes-standby", counts={"train": 8, "val": 2, "test": 2}, size=SHAPE, seed=1)
+    here = place / "standby"
+    here.mkdir()
+    (here / "run.toml").write_text(RUN_TOML.format(root=root, standby="true", base_channels=8))
+    with _daemon(here) as process:
+        _until(lambda: _standby_waits(process))
+        standby = next(child for child in psutil.Process(process.pid).children() if child.name() == WAITS)
+        resident = standby.memory_info().rss / 1e6
+        opened = {mapped.path for mapped in standby.memory_maps() if mapped.path.startswith("/dev/nvidia")}
+    note = f"it has mapped {len(opened)} files of a GPU: {'a CUDA context' if opened else 'no CUDA context'}"
+    row = below("memory", "standby", "resident, waiting", resident, 400, "MB", note)
+    return replace(row, met=row.met and not opened)
 
 
 def _peak(place: Path, way: str, base: int, number: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -10,16 +11,21 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from segwatch.checkpoints.files import Identity, commit
+from segwatch.checkpoints.manifest import Architecture, Role
 from segwatch.data.batches import load_batch, to_device
 from segwatch.data.cache import open_cache
+from segwatch.data.resolved import ResolvedData
+from segwatch.evaluator.evaluate import Evaluator
+from segwatch.evaluator.report import EvaluatorSpec, Request, Scored
 from segwatch.evaluator.scoring import _BatchCounts, batches_of_one_size, tally
 from segwatch.trainer.unet import UNet
 
 from .common_way import confusion_of
 from .profile import profiled
-from .scenes import CLASSES, make_data
-from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds
-from .training_parts import LARGE, device, named, ours, waited
+from .scenes import CLASSES, make_data, make_spec
+from .table import Row, Times, at_most, below, by_turns, faster, growth, seconds, spoken
+from .training_parts import ON_GPU, device, named, ours, waited
 
 MAP = (1024, 1224)
 COUNTED = 14
@@ -53,7 +59,65 @@ def scoring(place: Path, rounds: int = 5) -> Iterator[Row]:
         note = profiled(waited(score))
         yield at_most("scoring", "next checkpoint", size, times, against="bare forward", goal=1.05, note=note)
     yield growth("scoring", "next checkpoint", [base**2 for base in BASES], taken)
+    yield from whole(place, rounds)
     yield fresh_process(place, rounds)
+
+
+def whole(place: Path, rounds: int = 5, counts: tuple[int, ...] = (12, 96)) -> Iterator[Row]:
+    """All that one more checkpoint costs an evaluator: hash, load, forward passes, counting, report and pictures."""
+    taken = []
+    for images in counts:
+        data = make_data(place / f"scenes-whole-{images}", size=(180, 240), train=1, test=images)
+        spec = make_spec(place / f"whole-{images}", data)
+        requests = itertools.cycle([_committed(spec.run_dir, data, epoch) for epoch in (1, 2)])
+        evaluator = Evaluator(
+            EvaluatorSpec(
+                run_dir=spec.run_dir, cache_dir=place / "cache", device=str(device()), batch_size=4,
+                threads=torch.get_num_threads(),
+            )
+        )  # fmt: skip
+        cache = open_cache(data, "test", place / "cache")
+        network = UNet(classes=CLASSES, base_channels=16).to(device(), memory_format=torch.channels_last).eval()
+        batches = batches_of_one_size([cache.size(index) for index in range(len(cache))], 4)
+        inputs = [to_device(load_batch(cache, indices), device())[0] for indices in batches]
+
+        def evaluate(evaluator=evaluator, requests=requests) -> None:
+            answers = list(evaluator.evaluate(next(requests)))
+            assert any(isinstance(answer, Scored) for answer in answers), answers
+
+        def forward(network=network, inputs=inputs) -> None:
+            with torch.inference_mode():
+                for one in inputs:
+                    network(one)
+
+        times = by_turns(waited(evaluate), waited(forward), rounds)
+        taken.append(times.mine)
+        spent = median(mine - bare for mine, bare in zip(times.ours, times.other, strict=True))
+        note = f"{spoken(max(spent, 0.0))} besides: hash, load, count, report, and three pictures that do not grow"
+        size = f"UNet-16, {images} images of 240x180"
+        yield at_most(
+            "scoring", "next checkpoint, all of it", size, times, against="bare forward", goal=1.05, note=note
+        )
+    yield growth("scoring", "next checkpoint, all of it", counts, taken)
+
+
+def _committed(run_dir: Path, data: ResolvedData, epoch: int) -> Request:
+    """Two of them by turns: the weights of the one that was scored last would not be filled in again."""
+    torch.manual_seed(epoch)
+    manifest = commit(
+        run_dir / "checkpoints",
+        Identity(1, data.class_ids, data.class_names, Architecture(base_channels=16, classes=CLASSES), "bench"),
+        role=Role.EPOCH,
+        epoch=epoch,
+        step=epoch,
+        step_in_epoch=0,
+        weights=UNet(classes=CLASSES, base_channels=16).state_dict(),
+        state=None,
+    )
+    return Request(
+        manifest=f"checkpoints/{manifest.stem}.json", attempt=1, epoch=epoch, sha256=manifest.weights.sha256,
+        splits=("test",),
+    )  # fmt: skip
 
 
 def fresh_process(place: Path, rounds: int) -> Row:
@@ -85,7 +149,7 @@ def fresh_process(place: Path, rounds: int) -> Row:
 
 
 def counting(place: Path, rounds: int = 5) -> Iterator[Row]:
-    """A map of logits into a confusion matrix, besides argmax and with it."""
+    """A map of logits into a confusion matrix: argmax, counting by image, and the look for what is not finite."""
     taken = []
     for height, width in ((MAP[0] // 2, MAP[1] // 2), MAP):
         generator = torch.Generator().manual_seed(0)
@@ -100,16 +164,20 @@ def counting(place: Path, rounds: int = 5) -> Iterator[Row]:
         size = f"{width}x{height}, {COUNTED} classes"
         masks = truth.long()
         times = by_turns(waited(count), waited(lambda: confusion_of(logits, masks, COUNTED)), rounds)
-        note = "argmax, counting by image, and the look for what is not finite"
-        yield faster("counting", "a map", size, times, against="common way", goal=None, note=note)
-        alone = by_turns(waited(count), waited(lambda logits=logits: logits.argmax(dim=1)), rounds)
-        besides = median(mine - theirs for mine, theirs in zip(alone.ours, alone.other, strict=True))
-        taken.append(alone.mine)
+        yield faster("counting", "a map", size, times, against="common way", goal=None)
+        taken.append(times.mine)
         if (height, width) == MAP:
-            note = f"argmax itself takes {alone.theirs * 1e3:.3g} ms in torch"
-            yield below("counting", "besides argmax", size, besides * 1e3, 5, "ms", note)
+            note = f"{_floors(logits)}; {profiled(waited(count))}"
+            yield below("counting", "a map, all of it", size, times.mine * 1e3, 5, "ms", note)
         yield from _against_torchmetrics(size, count, logits, masks, rounds)
+        yield from _against_sklearn(size, count, logits, masks, rounds)
     yield growth("counting", "a map", [1, 4], taken)
+
+
+def _floors(logits: torch.Tensor) -> str:
+    """What any way has to do at least: read each logit for the largest of its pixel, and tell of which class it is."""
+    times = by_turns(waited(lambda: logits.amax(dim=1)), waited(lambda: logits.argmax(dim=1)))
+    return f"floors: amax alone {spoken(times.mine)}, argmax alone {spoken(times.theirs)} in torch"
 
 
 def _against_torchmetrics(size, count, logits, masks, rounds) -> Iterator[Row]:
@@ -120,11 +188,23 @@ def _against_torchmetrics(size, count, logits, masks, rounds) -> Iterator[Row]:
     yield faster("counting", "a map", size, times, against="torchmetrics", goal=None)
 
 
+def _against_sklearn(size, count, logits, masks, rounds) -> Iterator[Row]:
+    from sklearn.metrics import confusion_matrix  # takes seconds to import
+
+    truth, classes = masks.flatten().cpu().numpy(), range(COUNTED)
+
+    def theirs() -> None:
+        confusion_matrix(truth, logits.argmax(dim=1).flatten().cpu().numpy(), labels=classes)
+
+    times = by_turns(waited(count), theirs, rounds)
+    yield faster("counting", "a map", size, times, against="scikit-learn", goal=None)
+
+
 def shared_gpu(place: Path, rounds: int = 5) -> Iterator[Row]:
     """On a GPU: a training step while another process scores there, against one that has the GPU to itself."""
     if device().type != "cuda":
         return
-    mine = ours(place, LARGE)
+    mine = ours(place, ON_GPU)
     alone, beside = [], []
     command = [sys.executable, "-m", "tests.bench.scoring_parts", str(place)]
     for _ in range(rounds):
@@ -138,12 +218,12 @@ def shared_gpu(place: Path, rounds: int = 5) -> Iterator[Row]:
             scorer.terminate()
             scorer.wait()
     times = Times(tuple(beside), tuple(alone))
-    yield at_most("scoring", "training beside it", named(LARGE), times, against="alone", goal=1.03)
+    yield at_most("scoring", "training beside it", named(ON_GPU), times, against="alone", goal=1.03)
 
 
 def keep_scoring(place: Path) -> None:
     """Until it is ended."""
-    data = make_data(place / "scenes-score", size=(180, 240), train=1, test=IMAGES)
+    data = make_data(place / "scenes-beside", size=ON_GPU[2:], train=1, test=IMAGES)
     cache = open_cache(data, "test", place / "cache")
     network = UNet(classes=CLASSES, base_channels=16).to(device(), memory_format=torch.channels_last).eval()
     told = threading.Event()

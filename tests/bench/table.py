@@ -17,7 +17,8 @@ median of the ratios of neighbours, which holds on a busy machine too, while the
 is the exponent between two sizes: 1 is linear in the amount of work. The common way is re-created in
 `tests/bench/common_way.py`, as the widespread UNet code and its forks do it: decode the full image, resize it
 bicubically, loop over the mask's values; a step in NCHW float32 with three `.item()`; a fresh process for each
-checkpoint.
+checkpoint. Medians are of five or more. The whole of what is counted or scored stands beside its floor, and nothing is
+taken off it.
 
 `make bench` repeats it on the machine at hand and writes this page; `make bench PARTS="loading counting"` runs some
 parts and prints them. With a GPU the training and scoring parts run there.

@@ -42,7 +42,7 @@ def ratios(rows: Iterable[Row], what: str, against: str) -> list[float]:
 
 
 def test_loading_is_ahead_of_the_common_way_and_far_ahead_from_the_cache(place):
-    rows = list(islice(data_parts.loading(place, rounds=3), 3))
+    rows = list(islice(data_parts.loading(place, rounds=3), 4))
     assert ratios(rows, "first sight", "common way")[0] > 1.2
     assert ratios(rows, "from the cache", "common way")[0] > 8
 
