@@ -30,6 +30,8 @@ SETTLED_SECONDS = 5.0
 USUAL_EPOCH_SECONDS = 720.0
 RESTARTED = (8, 16)
 """Base channels of the networks whose worker is killed."""
+LINES = (100_000, 10_000_000)
+"""Of a journal; most of the long one is a hole, for nobody reads it twice."""
 FEWER = 3
 """Rounds of what takes half a minute each."""
 SHAPE = (192, 192)
@@ -142,12 +144,20 @@ def _cpu_seconds(process: psutil.Process, meanwhile: Callable[[], object]) -> fl
 
 def _long(place: Path) -> Iterator[Row]:
     small, large = 10, 10_000
-    few, many = (_measured(place / f"long-{epochs}", epochs) for epochs in (small, large))
+    short, long = LINES
+    few = _measured(place / f"long-{small}", small, short)
+    many = _measured(place / f"long-{large}", large, long)
     for what, words in (("idle_tick_ms", "a look"), ("rules_ms", "alert rules"), ("epoch_ms", "an epoch's facts")):
         ratio = many[what] / max(few[what], 0.1)
         yield Row(
             "daemon", f"{words} at epoch {large}", "median of 15", f"{many[what]:.3g} ms", f"{few[what]:.3g} ms",
             f"at epoch {small}", ratio, "at most 3 x, of 0.1 ms or more", ratio <= 3,
+        )  # fmt: skip
+    for what, words in (("line_ms", "one more journal line"), ("tail_ms", "the journal's end")):
+        ratio = many[what] / max(few[what], 0.1)
+        yield Row(
+            "daemon", f"{words} behind {long:,} others", "median of 15", f"{many[what]:.3g} ms", f"{few[what]:.3g} ms",
+            f"behind {short:,}", ratio, "at most 3 x, of 0.1 ms or more", ratio <= 3,
         )  # fmt: skip
     yield from _remembering(place)
 
@@ -165,8 +175,17 @@ def _remembering(place: Path) -> Iterator[Row]:
     yield growth("daemon", "memory", sizes, taken, lambda value: f"{value:.0f} MB")
 
 
-def _measured(place: Path, epochs: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.faults.long_run", str(place), "--epochs", str(epochs)]
+def _measured(place: Path, epochs: int, lines: int) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.long_run",
+        str(place),
+        "--epochs",
+        str(epochs),
+        "--lines",
+        str(lines),
+    ]
     place.mkdir()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
