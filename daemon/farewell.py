@@ -43,15 +43,16 @@ def noted_condemned(noted: Callable[[str], str | None], attempt: int) -> Condemn
     return _CONDEMNED.validate_json(why) if number == str(attempt) else None
 
 
-def note_asked(attempt: Path, *, killed: bool = False) -> None:
+def note_asked(attempt: Path, *, killed: bool = False, by_hand: bool = False) -> None:
     """Before the worker of this directory is asked to leave, and again with `killed` where it had to be killed.
+    `by_hand` says that a person stopped it while no daemon watched.
 
     A file and no fact: whoever stops a worker without a daemon records none. A disk that has no room for it mostly has
     room for another name of a file that is there, and to be asked is told by the name alone.
     """
     path = attempt / ASKED
     try:
-        write_json(path, {"killed": killed})
+        write_json(path, {"killed": killed, "by_hand": by_hand})
     except OSError:
         with contextlib.suppress(OSError):  # then its end counts as an incident, which costs less than one that is lost
             os.link(attempt / SPEC, path)

@@ -50,6 +50,8 @@ class Sight:
     phase: str | None = None
     daemon_alive: bool = False
     worker_alive: bool = False
+    stopped_by_hand_at: float | None = None
+    """When `segwatch stop` ended a worker that no daemon watched, in seconds since the epoch."""
     replaying: bool = False
     """It is being found out what the newest incident was."""
     gpus: list[dict[str, Any]] | None = None
@@ -99,6 +101,7 @@ class Looker:
             phase=phase,
             daemon_alive=alive and figures["stopped"] is None,  # one on another host is taken at its word
             worker_alive=worker_alive,
+            stopped_by_hand_at=_stopped_by_hand_at(run.path, attempt["number"]) if attempt else None,
             replaying=_is_replayed(run.path, figures["undiagnosed"]),
             siblings=siblings,
             wishes=[wish for _, wish in waiting(run.path) if isinstance(wish, Wish)],
@@ -144,6 +147,16 @@ def _journal(run_dir: Path, attempt: int) -> tuple[dict[str, Any] | None, str | 
         if kind == "progress" and _is_progress(entry):
             return {name: entry.get(name) for name in FIGURES}, phase
     return None, phase
+
+
+def _stopped_by_hand_at(run_dir: Path, attempt: int) -> float | None:
+    """The note that `farewell` has from `segwatch stop`."""
+    path = run_dir / "attempts" / f"{attempt:03d}" / "asked.json"
+    try:
+        said, when = json.loads(path.read_bytes()), path.stat().st_mtime
+    except (OSError, ValueError):  # none, or a disk without room left nothing but its name
+        return None
+    return when if isinstance(said, dict) and said.get("by_hand") is True else None
 
 
 def _entry(line: bytes) -> tuple[str, dict[str, Any]]:

@@ -58,9 +58,9 @@ def _end_worker(run: RunDir, history: History, lock: WorkerLock, say: Callable[[
     worker = None if attempt is None else running_worker(run.path, attempt, lock)
     if attempt is not None and worker is not None:
         directory = attempt_dir(run.path, attempt.number)
-        note_asked(directory)  # or the next daemon takes its end for an incident
+        note_asked(directory, by_hand=True)  # or the next daemon takes its end for an incident
         if not _leaves_in_time(worker, run, say):
-            note_asked(directory, killed=True)
+            note_asked(directory, killed=True, by_hand=True)
         return True
     replay = None
     if history.incidents and not lock.free():

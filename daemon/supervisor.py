@@ -18,15 +18,7 @@ from typing import Literal, assert_never
 
 from ..checkpoints.manifest import Role
 from ..errors import SegwatchError
-from ..trainer.contract import (
-    JOURNAL,
-    SPEC,
-    WORKER_LOCK,
-    AttemptSpec,
-    Cause,
-    Drill,
-    attempt_dir,
-)
+from ..trainer.contract import JOURNAL, SPEC, WORKER_LOCK, AttemptSpec, Cause, Drill, attempt_dir
 from . import alerts, going_on, process, rollback, rules, storage, upkeep
 from .answering import Answers
 from .config import RunConfig

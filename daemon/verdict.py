@@ -102,6 +102,8 @@ def _state(sight: Sight) -> tuple[str, float | None]:
             return "unwatched", None
         if figures["stopped"] is not None:
             return "stopped", figures["stopped_at"]
+        if sight.stopped_by_hand_at is not None:
+            return "stopped", sight.stopped_by_hand_at
         return "interrupted", _last_sign(sight)
     if attempt is None:
         return "starting", figures["created_at"]

@@ -88,6 +88,11 @@ def test_the_state_tells_a_watched_run_from_one_that_nobody_watches(tmp_path, ru
     assert (figures["state"], figures["state_since"]) == told
 
 
+def test_a_run_whose_unwatched_worker_a_person_stopped_is_stopped_and_not_degraded(tmp_path, run):
+    figures = verdict.status(sight(tmp_path, run, daemon_alive=False, worker_alive=False, stopped_by_hand_at=7.0))
+    assert (figures["state"], figures["state_since"], figures["health"]) == ("stopped", 7.0, "healthy")
+
+
 @pytest.mark.parametrize(
     ("event", "state"),
     [(RunFinished(), "finished"), (GaveUp(reason="spent"), "gave-up"), (DaemonStopped(reason="SIGINT"), "stopped")],

@@ -10,6 +10,7 @@ import pytest
 from segwatch.daemon import process, stopping
 from segwatch.daemon.events import AttemptStarted, Outcome
 from segwatch.daemon.inbox import Interrupted
+from segwatch.daemon.looking import look_at
 from segwatch.daemon.observing import Observer
 from segwatch.daemon.process import Identity
 from segwatch.daemon.stopping import PATIENCE_SECONDS
@@ -136,6 +137,7 @@ def test_a_worker_that_segwatch_stop_ended_is_no_incident(night, monkeypatch, le
 
     monkeypatch.setattr(stopping, "stop", ended)
     assert stopping.stop_worker(night.world.run, lambda _: None)
+    assert look_at(night.world.run).stopped_by_hand_at is not None
     provoked()
     night.begin_daemon()
     night.until(lambda: len(night.world.spawned) == 2)
