@@ -16,6 +16,7 @@ from segwatch.errors import ConfigError
 from .matrix import fault
 
 IMAGE = "images_test/one_test.png"
+MASK = "masks_test/one_test.png"
 
 
 def black(path):
@@ -66,20 +67,31 @@ def test_accepted_files_begin_a_new_series_and_are_no_fall_of_the_network(daemon
     nothing_else_broke(daemon)
 
 
-@pytest.mark.parametrize("what", ["changed", "truncated", "removed"])
+def upside_down(mask, path):
+    """A mask that can be read, with the same classes elsewhere."""
+    Image.fromarray(np.flipud(np.asarray(Image.open(mask)))).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [(IMAGE, "changed"), (MASK, "changed"), (IMAGE, "truncated"), (IMAGE, "removed")]
+)
 @fault(
     "data-changed-in-mid-run",
     area="Data",
-    fault="an image of the test split is changed, cut short or removed in mid-run, and the evaluator starts again",
+    fault="an image or a mask of the test split is changed, cut short or removed in mid-run, and the evaluator starts "
+    "again",
     promise="P1 P7",
     provoked="by the evaluator that dies over epoch 2; afterwards accepted, or put back where it cannot be read",
 )
 def test_epochs_on_changed_files_are_refused_by_name_and_scored_once_a_person_has_decided(
-    daemon, provoked, nothing_else_broke, what
+    daemon, provoked, nothing_else_broke, name, what
 ):
-    image, kept, other = daemon.place / IMAGE, daemon.place / "kept.png", daemon.place / "other.png"
+    image, kept, other = daemon.place / name, daemon.place / "kept.png", daemon.place / "other.png"
     kept.write_bytes(image.read_bytes())
-    black(other)
+    if name == MASK:
+        upside_down(image, other)
+    else:
+        black(other)
     if what == "truncated":
         other.write_bytes(image.read_bytes()[:5000])
     daemon.scenario(die=["1:2"], replace={"1:2": [str(image), None if what == "removed" else str(other)]})
@@ -88,7 +100,7 @@ def test_epochs_on_changed_files_are_refused_by_name_and_scored_once_a_person_ha
     assert code == 0, output
     assert daemon.history.lineage()[-1].epoch == 3, "training does not need the test files"
     assert [row["verdict"] for row in daemon.rows() if row["split"] == "test"] == ["ok", "failed", "failed"]
-    assert f"test: {IMAGE}: {'gone' if what == 'removed' else 'changed'}" in daemon.alerts_log()
+    assert f"test: {name}: {'gone' if what == 'removed' else 'changed'}" in daemon.alerts_log()
     assert daemon.alerts_log().count("FIRING   WARNING  evaluator-failed") == 1, "one cause, told for each epoch"
     nothing_else_broke(daemon)
     daemon.scenario()
