@@ -53,7 +53,7 @@ def test_the_memory_table_is_what_the_doctor_reckons():
 
 
 def test_the_page_on_the_arithmetic_has_the_figures_of_the_formula():
-    table = (REPOSITORY / "docs" / "decisions" / "0020-memory-by-arithmetic.md").read_text()
+    table = (REPOSITORY / "docs" / "decisions" / "0017-memory-by-arithmetic.md").read_text()
     settings = [(channels, amp) for channels in (64, 32) for amp in (Amp.OFF, Amp.BF16)]
     trainings = [Training(Network(channels, 14), 4, 1024, 1224, amp=amp) for channels, amp in settings]
     tensors = " | ".join(f"{training.peak_bytes / 1e9:.1f} GB" for training in trainings)
