@@ -348,7 +348,7 @@ class Supervisor:
         if worker is None or worker.attempt != message.attempt:
             return
         self._observer.read_journal_to_its_end(worker, self._clock())
-        self._observer.find_epochs()
+        self._observer.find_epochs(anyway=True)  # also what arrived under a name that this worker would not have chosen
         self._worker = None
         parting, self._parting = self._parting, False
         wanted = self._interrupt is not None or self._verdict is not None or parting

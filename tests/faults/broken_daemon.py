@@ -46,12 +46,32 @@ def read_only() -> None:
 
     Not for what SQLite does by itself: the daemon always writes a line of events.jsonl before it.
     """
+    refuse = refuse_writes(errno.EROFS, "Read-only file system")
+
+    def refused(call):
+        def instead(path, *rest, **named):
+            refuse(str(Path.cwd() / path))
+            return call(path, *rest, **named)
+
+        return instead
+
+    for name in ("rename", "replace", "link", "symlink", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, refused(getattr(os, name)))
+
+
+def no_room() -> None:
+    """ENOSPC for whatever the daemon writes below runs/; names find room, as in the directories of a full disk."""
+    refuse_writes(errno.ENOSPC, "No space left on device")
+
+
+def refuse_writes(number: int, words: str):
+    """Returns what refuses a name below runs/ while the fault lasts."""
     write, fopen = os.write, os.open
 
     def refuse(name: str) -> None:
         if BROKEN.exists() and "/runs/" in name:
             provoked()
-            raise OSError(errno.EROFS, "Read-only file system", name)
+            raise OSError(number, words, name)
 
     def refuse_write(descriptor: int, payload: bytes) -> int:
         refuse(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
@@ -62,16 +82,8 @@ def read_only() -> None:
             refuse(str(path))
         return fopen(path, flags, *rest, **named)
 
-    def refused(call):
-        def instead(path, *rest, **named):
-            refuse(str(Path.cwd() / path))
-            return call(path, *rest, **named)
-
-        return instead
-
     os.write, os.open = refuse_write, refuse_open
-    for name in ("rename", "replace", "link", "symlink", "unlink", "mkdir", "rmdir"):
-        setattr(os, name, refused(getattr(os, name)))
+    return refuse
 
 
 def no_watches() -> None:

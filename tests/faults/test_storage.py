@@ -200,10 +200,10 @@ def test_a_read_only_disk_is_waited_for_and_training_goes_on_meanwhile(broken, p
     area="Storage",
     fault="stopped while the disk refuses",
     promise="P4",
-    provoked="SIGTERM to a daemon that waits for a read-only disk",
+    provoked="SIGTERM to a daemon that waits for a disk without room",
 )
 def test_stopped_while_it_waits_for_the_disk_nothing_is_left(broken, provoked, nothing_else_broke):
-    broken.faults = "read-only"
+    broken.faults = "no-room"
     broken.configure(epochs=50)
     broken.scenario(step_seconds=0.05)
     running = broken.start()
