@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test setup check format lint types layers docs pictures tour fault faults soak bench bench-recovery clean
+.PHONY: run test long setup check format lint types layers docs pictures tour fault faults soak bench bench-recovery clean
 
 run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers, reports
 	$(BIN)/segwatch demo
@@ -12,9 +12,13 @@ run: setup  ## the main job on synthetic aerial scenes: trains, breaks, recovers
 # A file's tests stay in one process: many share what it has trained. Most wait for processes more than they compute, so
 # that there may be more of them than cores; those that measure time have the machine to themselves afterwards.
 JOBS ?= 3
-test: setup  ## all tests
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone"
+test: setup  ## all tests but the long ones
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone and not long"
 	$(BIN)/pytest -m alone
+
+# Real trainings from end to end, each of a case that a shorter test shows as well: one for each remedy, stops, foreign files.
+long: setup  ## the long tests: some minutes
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m long
 
 setup: $(STAMP)  ## the installing alone
 
@@ -26,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-check: setup format lint types layers test  ## everything that CI asks
+check: setup format lint types layers test  ## what is asked of every commit; CI asks for the long tests too
 
 format: setup
 	$(BIN)/ruff format --check .

@@ -45,6 +45,7 @@ def sha256s(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir() if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_foreign_directory_is_scored_like_the_run_that_it_came_from(site: Site) -> None:
     assert site.segwatch("run", "run.toml")[0] == 0
     ids = class_ids(site)
@@ -90,6 +91,7 @@ def test_a_foreign_directory_is_scored_like_the_run_that_it_came_from(site: Site
     assert "could not be checked" not in output
 
 
+@pytest.mark.long
 def test_epochs_that_no_daemon_saw_are_scored_and_nothing_is_trained(site: Site) -> None:
     child = site.start("run", "run.toml")
     site.until(lambda history: bool(history.epochs))

@@ -89,6 +89,7 @@ def test_process_faults_are_resumed_with_nothing_changed_and_told_apart(site: Si
     assert "most recent call first" in stacks
 
 
+@pytest.mark.long
 def test_fp16_on_the_cpu_skips_steps_in_peace(site: Site) -> None:
     """Overflowing gradients are the scaler's normal life: that step is counted, no alert, no restart."""
     site.configure(epochs=8, amp="fp16")
@@ -104,6 +105,7 @@ def test_fp16_on_the_cpu_skips_steps_in_peace(site: Site) -> None:
     assert progress[-1]["amp_scale"] is not None
 
 
+@pytest.mark.long
 def test_a_killed_daemon_is_succeeded_and_nothing_is_scored_twice(site: Site) -> None:
     site.configure(epochs=2000)
     first = site.start("run", "run.toml")
@@ -159,6 +161,7 @@ def test_a_killed_worker_is_followed_by_a_standby_that_had_everything_loaded(sit
     assert files_without_a_name(site.run_dir) == []
 
 
+@pytest.mark.long
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(site: Site) -> None:
     """Ctrl-C in mid-run, the same command again: bit-identical on the CPU."""
     site.configure(epochs=20)

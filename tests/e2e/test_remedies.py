@@ -7,7 +7,7 @@ import pytest
 from ..run_directory import files_without_a_name
 from .conftest import Site, strict
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def run_with(site: Site, *drills: str, recovery: str) -> str:

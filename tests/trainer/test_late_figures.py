@@ -116,6 +116,7 @@ def test_what_is_late_changes_nothing_of_an_undisturbed_run(make_spec, monkeypat
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("drill", "amp", "finding"),
     [
