@@ -21,7 +21,7 @@ def keep(place: Path) -> float:
     """Resident MB of all that `segwatch run` imports and keeps of the run, once everything was looked at."""
     import psutil
     from rich.console import Console
-    from segwatch.daemon import cli, job, rules, supervisor
+    from segwatch.daemon import cli, going_on, job, rules, supervisor
     from segwatch.daemon.config import load_config
     from segwatch.daemon.history import History
     from segwatch.daemon.observing import Observer
@@ -36,7 +36,8 @@ def keep(place: Path) -> float:
     run, config = RunDir(place / "runs" / "run"), load_config(place / "run.toml")
     store = Store(run.path)
     store.note(DELIVERED, str(store.sequence))  # as every round of a daemon does: only what is new is shown
-    history, retention, known = History.of(store.events()), Retention(), rules.Rules.of(config)
+    history, retention = History.of(store.events()), Retention()
+    known = rules.Rules.of(config, going_on.calls(run))
     screen = PlainScreen(Console(quiet=True))
     recorder = job.recorder_for(run, store, history, screen)
     recorder.catch_up()
