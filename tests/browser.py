@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ class Browser:
     def colours(self) -> list[set[str]]:
         """For each of TensorBoard's charts, as CSS says them."""
         return [set(found) - {"none"} for found in self.evaluate(COLOURS)]
+
+    def coloured(self, holds: Callable[[list[set[str]]], bool], *, seconds: float = 60) -> list[set[str]]:
+        """The same once `holds` is true of it: TensorBoard draws one curve after the other."""
+        pause, deadline = threading.Event(), time.monotonic() + seconds
+        while not holds(found := self.colours()):
+            assert time.monotonic() < deadline, f"the charts are drawn in {found}"
+            pause.wait(POLL_SECONDS)
+        return found
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
